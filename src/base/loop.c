@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/base.h"
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define BATCH 64
+
+struct posted {
+	void (*fn)(void *arg);
+	void *arg;
+	struct posted *next;
+};
+
+struct loop {
+	int epfd;
+	struct notifier wake;
+	struct loop_watch wake_watch;
+	pthread_mutex_t lock;             /* posted list, and `running` against loop_call() */
+	struct posted *posted, **tail;    /* guarded by lock */
+	bool running;                     /* guarded by lock */
+	_Atomic bool stop;
+	_Atomic pid_t owner;              /* thread that runs the loop, 0 if none */
+	pthread_t thread;                 /* loop_thread_start() */
+	bool has_thread;
+	struct loop_timer *timers;        /* sorted by deadline; owner rule */
+	struct loop_poller *pollers;      /* owner rule */
+	uint64_t poll_window, spin_until;
+	struct epoll_event ev[BATCH];     /* batch in work: unwatch() blanks entries of it */
+	int nr_ev;
+};
+
+static void run_posted(struct loop *l)
+{
+	for (;;) {
+		struct posted *p;
+
+		mutex_lock(&l->lock);
+		p = l->posted;
+		if (p) {
+			l->posted = p->next;
+			if (!l->posted)
+				l->tail = &l->posted;
+		}
+		mutex_unlock(&l->lock);
+		if (!p)
+			return;
+		p->fn(p->arg);
+		free(p);
+	}
+}
+
+static void on_wake(void *arg, uint32_t events)
+{
+	struct loop *l = arg;
+
+	notifier_drain(&l->wake);
+	run_posted(l);
+}
+
+int loop_create(struct loop **out)
+{
+	struct loop *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l)
+		return -ENOMEM;
+	l->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epfd < 0) {
+		r = -errno;
+		goto free_loop;
+	}
+	r = notifier_create(&l->wake, 0, 0);
+	if (r)
+		goto close_epoll;
+	mutex_init_recursive(&l->lock); /* loop_call() may act under it, and post */
+	l->tail = &l->posted;
+	l->wake_watch = (struct loop_watch){
+		.fd = l->wake.fd, .events = EPOLLIN, .ready = on_wake, .arg = l,
+	};
+	r = loop_watch(l, &l->wake_watch);
+	if (r)
+		goto destroy_wake;
+	*out = l;
+	return 0;
+
+destroy_wake:
+	mutex_destroy(&l->lock);
+	notifier_destroy(&l->wake);
+close_epoll:
+	close(l->epfd);
+free_loop:
+	free(l);
+	return r;
+}
+
+void loop_destroy(struct loop *l)
+{
+	if (!l)
+		return;
+	loop_thread_stop(l);
+	while (l->posted) {
+		struct posted *p = l->posted;
+
+		l->posted = p->next;
+		free(p);
+	}
+	notifier_destroy(&l->wake);
+	mutex_destroy(&l->lock);
+	close(l->epfd);
+	free(l);
+}
+
+bool loop_is_current(const struct loop *l)
+{
+	return atomic_load(&l->owner) == thread_id();
+}
+
+/* Fire what is due. A callback may set or cancel any timer: take one at a time from the head. */
+static void run_timers(struct loop *l)
+{
+	uint64_t now = clock_ns();
+
+	while (l->timers && l->timers->deadline <= now) {
+		struct loop_timer *t = l->timers;
+
+		l->timers = t->next;
+		t->armed = false;
+		t->fire(t->arg);
+	}
+}
+
+static bool run_pollers(struct loop *l)
+{
+	bool worked = false;
+	struct loop_poller *next;
+
+	for (struct loop_poller *p = l->pollers; p; p = next) {
+		next = p->next;
+		worked |= p->poll(p->arg);
+	}
+	return worked;
+}
+
+/* How long epoll may sleep: 0 while spinning, -1 for ever. */
+static struct timespec *sleep_time(struct loop *l, struct timespec *ts)
+{
+	uint64_t now, wait;
+
+	if (l->pollers && run_pollers(l)) {
+		l->spin_until = clock_ns() + l->poll_window;
+		wait = 0;
+	} else if (l->pollers && l->spin_until && clock_ns() < l->spin_until) {
+		wait = 0;
+	} else if (l->timers) {
+		now = clock_ns();
+		wait = l->timers->deadline > now ? l->timers->deadline - now : 0;
+	} else {
+		return NULL;
+	}
+	ts->tv_sec = (time_t)(wait / NSEC_PER_SEC);
+	ts->tv_nsec = (long)(wait % NSEC_PER_SEC);
+	return ts;
+}
+
+int loop_run(struct loop *l)
+{
+	struct timespec ts;
+
+	mutex_lock(&l->lock);
+	if (l->running) {
+		mutex_unlock(&l->lock);
+		return -EBUSY;
+	}
+	l->running = true;
+	atomic_store(&l->owner, thread_id());
+	mutex_unlock(&l->lock);
+
+	while (!atomic_load(&l->stop)) {
+		int n = epoll_pwait2(l->epfd, l->ev, BATCH, sleep_time(l, &ts), NULL);
+
+		l->nr_ev = MAX(n, 0);
+		for (int i = 0; i < l->nr_ev && !atomic_load(&l->stop); i++) {
+			struct loop_watch *w = l->ev[i].data.ptr;
+
+			if (w)
+				w->ready(w->arg, l->ev[i].events);
+		}
+		l->nr_ev = 0;
+		if (l->timers)
+			run_timers(l);
+	}
+
+	mutex_lock(&l->lock);
+	l->running = false;
+	atomic_store(&l->owner, 0);
+	atomic_store(&l->stop, false);
+	mutex_unlock(&l->lock);
+	/* Calls posted between the stop and here must not wait for a loop that is gone. */
+	run_posted(l);
+	return 0;
+}
+
+void loop_stop(struct loop *l)
+{
+	atomic_store(&l->stop, true);
+	(void)notifier_signal(&l->wake);
+}
+
+static void *loop_thread(void *arg)
+{
+	(void)loop_run(arg);
+	return NULL;
+}
+
+int loop_thread_start(struct loop *l, const char *name)
+{
+	int r;
+
+	if (l->has_thread)
+		return -EBUSY;
+	r = thread_create(&l->thread, name, loop_thread, l);
+	if (r)
+		return r;
+	l->has_thread = true;
+	return 0;
+}
+
+void loop_thread_stop(struct loop *l)
+{
+	if (!l->has_thread)
+		return;
+	loop_stop(l);
+	thread_join(l->thread);
+	l->has_thread = false;
+}
+
+static void enqueue_locked(struct loop *l, struct posted *p)
+{
+	p->next = NULL;
+	*l->tail = p;
+	l->tail = &p->next;
+}
+
+int loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
+{
+	struct posted *p = malloc(sizeof(*p));
+
+	if (!p)
+		return -ENOMEM;
+	*p = (struct posted){ .fn = fn, .arg = arg };
+	mutex_lock(&l->lock);
+	enqueue_locked(l, p);
+	mutex_unlock(&l->lock);
+	(void)notifier_signal(&l->wake);
+	return 0;
+}
+
+struct call {
+	void (*fn)(void *arg);
+	void *arg;
+	pthread_mutex_t lock;
+	pthread_cond_t done_cond;
+	bool done;
+};
+
+static void run_call(void *arg)
+{
+	struct call *c = arg;
+
+	c->fn(c->arg);
+	mutex_lock(&c->lock);
+	c->done = true;
+	pthread_cond_signal(&c->done_cond);
+	mutex_unlock(&c->lock);
+}
+
+void loop_call(struct loop *l, void (*fn)(void *arg), void *arg)
+{
+	struct call c = { .fn = fn, .arg = arg };
+	struct posted *p;
+
+	if (loop_is_current(l)) {
+		fn(arg);
+		return;
+	}
+	p = malloc(sizeof(*p));
+	mutex_lock(&l->lock);
+	if (!l->running || !p) {
+		/* Nobody runs it: the lock keeps it so while we act in its place. Without memory
+		 * for the message there is no better way left either. */
+		bool idle = !l->running;
+
+		if (idle) {
+			free(p);
+			fn(arg);
+			mutex_unlock(&l->lock);
+			return;
+		}
+		mutex_unlock(&l->lock);
+		while (!(p = malloc(sizeof(*p))))
+			sched_yield();
+		mutex_lock(&l->lock);
+	}
+	mutex_init(&c.lock);
+	pthread_cond_init(&c.done_cond, NULL);
+	*p = (struct posted){ .fn = run_call, .arg = &c };
+	enqueue_locked(l, p);
+	mutex_unlock(&l->lock);
+	(void)notifier_signal(&l->wake);
+
+	mutex_lock(&c.lock);
+	while (!c.done)
+		pthread_cond_wait(&c.done_cond, &c.lock);
+	mutex_unlock(&c.lock);
+	pthread_cond_destroy(&c.done_cond);
+	mutex_destroy(&c.lock);
+}
+
+int loop_watch(struct loop *l, struct loop_watch *w)
+{
+	struct epoll_event ev = { .events = w->events, .data.ptr = w };
+
+	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, w->fd, &ev) < 0)
+		return -errno;
+	w->active = true;
+	return 0;
+}
+
+int loop_rewatch(struct loop *l, struct loop_watch *w, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = w };
+
+	if (w->events == events)
+		return 0;
+	if (epoll_ctl(l->epfd, EPOLL_CTL_MOD, w->fd, &ev) < 0)
+		return -errno;
+	w->events = events;
+	return 0;
+}
+
+void loop_unwatch(struct loop *l, struct loop_watch *w)
+{
+	if (!w->active)
+		return;
+	(void)epoll_ctl(l->epfd, EPOLL_CTL_DEL, w->fd, NULL);
+	w->active = false;
+	for (int i = 0; i < l->nr_ev; i++)
+		if (l->ev[i].data.ptr == w)
+			l->ev[i].data.ptr = NULL;
+}
+
+void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t deadline)
+{
+	struct loop_timer **at = &l->timers;
+
+	loop_timer_cancel(l, t);
+	t->deadline = deadline;
+	while (*at && (*at)->deadline <= deadline)
+		at = &(*at)->next;
+	t->next = *at;
+	*at = t;
+	t->armed = true;
+}
+
+void loop_timer_cancel(struct loop *l, struct loop_timer *t)
+{
+	if (!t->armed)
+		return;
+	for (struct loop_timer **at = &l->timers; *at; at = &(*at)->next) {
+		if (*at == t) {
+			*at = t->next;
+			break;
+		}
+	}
+	t->armed = false;
+}
+
+void loop_poller_add(struct loop *l, struct loop_poller *p)
+{
+	p->next = l->pollers;
+	l->pollers = p;
+}
+
+void loop_poller_del(struct loop *l, struct loop_poller *p)
+{
+	for (struct loop_poller **at = &l->pollers; *at; at = &(*at)->next) {
+		if (*at == p) {
+			*at = p->next;
+			return;
+		}
+	}
+}
+
+void loop_set_poll_window(struct loop *l, uint64_t ns)
+{
+	l->poll_window = ns;
+}

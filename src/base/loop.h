@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT
+ * An event loop: epoll, timers, posted calls and adaptive polling. One thread
+ * runs a loop at a time. Ownership rule instead of locks: watches, timers and
+ * pollers are touched only on the loop's own thread, or while no thread runs
+ * it; everybody else goes through loop_call() or loop_post().
+ */
+#ifndef BELFRY_BASE_LOOP_H
+#define BELFRY_BASE_LOOP_H
+
+#include "base/base.h"
+#include <sys/epoll.h>
+
+struct loop;
+
+struct loop_watch {
+	int fd;
+	uint32_t events; /* EPOLLIN, EPOLLOUT; level-triggered */
+	void (*ready)(void *arg, uint32_t events);
+	void *arg;
+	/* private to loop.c */
+	bool active;
+};
+
+struct loop_timer {
+	void (*fire)(void *arg);
+	void *arg;
+	/* private to loop.c */
+	uint64_t deadline;
+	struct loop_timer *next;
+	bool armed;
+};
+
+/*
+ * Called before the loop sleeps. Returns true if it did work. While any poller
+ * did work within the loop's poll window the loop spins instead of sleeping.
+ */
+struct loop_poller {
+	bool (*poll)(void *arg);
+	void *arg;
+	/* private to loop.c */
+	struct loop_poller *next;
+};
+
+int loop_create(struct loop **out) __must_check;
+/* Not while it runs. Watches still active are forgotten, posted calls are dropped. NULL is fine. */
+void loop_destroy(struct loop *l);
+
+/* Run on the calling thread until loop_stop(). -EBUSY if another thread runs it. */
+int loop_run(struct loop *l);
+/* Any thread, also before loop_run(): makes it (the next one) return after the current callback. */
+void loop_stop(struct loop *l);
+
+/* Run it on a thread of its own, named (15 characters at most), signals blocked. */
+int loop_thread_start(struct loop *l, const char *name) __must_check;
+/* Stop and join that thread; not from the loop itself. Harmless if none runs. */
+void loop_thread_stop(struct loop *l);
+
+/* True on the thread that runs l. */
+bool loop_is_current(const struct loop *l);
+
+/* Run fn(arg) on the loop's thread soon. Any thread. -ENOMEM. */
+int loop_post(struct loop *l, void (*fn)(void *arg), void *arg) __must_check;
+/*
+ * Run fn(arg) on the loop's thread and wait for it; at once if the caller is
+ * that thread or no thread runs the loop. The caller must hold no lock that a
+ * callback of the loop may take.
+ */
+void loop_call(struct loop *l, void (*fn)(void *arg), void *arg);
+
+/* Owner rule (above) for all below. -EEXIST, -ENOSPC, -ENOMEM, -EPERM as epoll_ctl(2). */
+int loop_watch(struct loop *l, struct loop_watch *w) __must_check;
+int loop_rewatch(struct loop *l, struct loop_watch *w, uint32_t events) __must_check;
+/* After it returns, w's callback does not run any more. Harmless if not active. */
+void loop_unwatch(struct loop *l, struct loop_watch *w);
+
+/* Fire once at `deadline` (clock_ns()); re-arming moves it. */
+void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t deadline);
+void loop_timer_cancel(struct loop *l, struct loop_timer *t);
+
+void loop_poller_add(struct loop *l, struct loop_poller *p);
+void loop_poller_del(struct loop *l, struct loop_poller *p);
+/* Longest time to spin after a poller last found work; 0 (default) never spins. Nanoseconds. */
+void loop_set_poll_window(struct loop *l, uint64_t ns);
+
+#endif
