@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/base.h"
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -206,6 +207,19 @@ void loop_stop(struct loop *l)
 {
 	atomic_store(&l->stop, true);
 	(void)notifier_signal(&l->wake);
+}
+
+void loop_wake(struct loop *l)
+{
+	(void)notifier_signal(&l->wake);
+}
+
+void loop_serve(struct loop *l)
+{
+	struct pollfd p = { .fd = l->wake.fd, .events = POLLIN };
+
+	(void)poll(&p, 1, -1);
+	on_wake(l, EPOLLIN);
 }
 
 static void *loop_thread(void *arg)

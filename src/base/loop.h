@@ -67,6 +67,15 @@ int loop_post(struct loop *l, void (*fn)(void *arg), void *arg) __must_check;
  */
 void loop_call(struct loop *l, void (*fn)(void *arg), void *arg);
 
+/*
+ * Wait until something was posted (or `wake` is called), and run it. For an
+ * owner that must wait for other threads which may themselves wait in
+ * loop_call(). On the loop's thread, or while no thread runs it.
+ */
+void loop_serve(struct loop *l);
+/* Make loop_serve() or the loop come round. Any thread. */
+void loop_wake(struct loop *l);
+
 /* Owner rule (above) for all below. -EEXIST, -ENOSPC, -ENOMEM, -EPERM as epoll_ctl(2). */
 int loop_watch(struct loop *l, struct loop_watch *w) __must_check;
 int loop_rewatch(struct loop *l, struct loop_watch *w, uint32_t events) __must_check;

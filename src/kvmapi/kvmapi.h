@@ -93,6 +93,8 @@ int vm_get_clock(struct vm *vm, struct kvm_clock_data *c) __must_check;
 int vm_set_clock(struct vm *vm, const struct kvm_clock_data *c) __must_check;
 int vm_get_irqchip(struct vm *vm, struct kvm_irqchip *c) __must_check;
 int vm_set_irqchip(struct vm *vm, const struct kvm_irqchip *c) __must_check;
+int vm_get_pit2(struct vm *vm, struct kvm_pit_state2 *p) __must_check;
+int vm_set_pit2(struct vm *vm, const struct kvm_pit_state2 *p) __must_check;
 
 /*
  * Interrupts. Any thread. The tri-state of a delivery: below 0 ignored or
@@ -167,6 +169,10 @@ int vcpu_get_mp_state(struct vcpu *v, struct kvm_mp_state *s) __must_check;
 int vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s) __must_check;
 int vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *e) __must_check;
 int vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *e) __must_check;
+int vcpu_get_xcrs(struct vcpu *v, struct kvm_xcrs *x) __must_check;
+int vcpu_set_xcrs(struct vcpu *v, const struct kvm_xcrs *x) __must_check;
+int vcpu_get_debugregs(struct vcpu *v, struct kvm_debugregs *d) __must_check;
+int vcpu_set_debugregs(struct vcpu *v, const struct kvm_debugregs *d) __must_check;
 int vcpu_set_signal_mask(struct vcpu *v, const void *sigset, unsigned len) __must_check;
 /* Inject a vector (KVM_INTERRUPT): full user-space irqchip only. -EEXIST: one is queued. */
 int vcpu_interrupt(struct vcpu *v, unsigned vector) __must_check;

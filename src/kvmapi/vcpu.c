@@ -123,6 +123,26 @@ int vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *e)
 	return vcpu_ioctl(v, KVM_SET_VCPU_EVENTS, e);
 }
 
+int vcpu_get_xcrs(struct vcpu *v, struct kvm_xcrs *x)
+{
+	return vcpu_ioctl(v, KVM_GET_XCRS, x);
+}
+
+int vcpu_set_xcrs(struct vcpu *v, const struct kvm_xcrs *x)
+{
+	return vcpu_ioctl(v, KVM_SET_XCRS, x);
+}
+
+int vcpu_get_debugregs(struct vcpu *v, struct kvm_debugregs *d)
+{
+	return vcpu_ioctl(v, KVM_GET_DEBUGREGS, d);
+}
+
+int vcpu_set_debugregs(struct vcpu *v, const struct kvm_debugregs *d)
+{
+	return vcpu_ioctl(v, KVM_SET_DEBUGREGS, d);
+}
+
 int vcpu_set_signal_mask(struct vcpu *v, const void *sigset, unsigned len)
 {
 	struct {

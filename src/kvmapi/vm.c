@@ -106,6 +106,16 @@ int vm_set_irqchip(struct vm *vm, const struct kvm_irqchip *c)
 	return vm_ioctl(vm, KVM_SET_IRQCHIP, c);
 }
 
+int vm_get_pit2(struct vm *vm, struct kvm_pit_state2 *p)
+{
+	return vm_ioctl(vm, KVM_GET_PIT2, p);
+}
+
+int vm_set_pit2(struct vm *vm, const struct kvm_pit_state2 *p)
+{
+	return vm_ioctl(vm, KVM_SET_PIT2, p);
+}
+
 int vm_irq_line(struct vm *vm, gsi_t gsi, bool level)
 {
 	struct kvm_irq_level l = { .irq = gsi, .level = level };

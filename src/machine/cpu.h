@@ -16,12 +16,14 @@
 #include <pthread.h>
 
 struct machine;
+struct cpu_state; /* private: everything KVM lets one read of a vCPU */
 
 struct cpu {
 	struct machine *machine;
 	unsigned index;
 	struct vcpu vcpu;
 	struct region_reader reader;
+	struct cpu_state *power_on;
 	pthread_t thread;
 	bool has_thread;
 	/* under `lock` */

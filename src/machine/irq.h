@@ -34,10 +34,16 @@ enum inject_path irq_best_path(struct irq_fabric *f, enum inject_path wanted);
 struct irq_wire {
 	struct irq_fabric *fabric;
 	gsi_t gsi;
-	bool level; /* under the fabric's lock */
 	const char *name;
+	/* private to irq.c */
+	bool level; /* under the fabric's lock */
+	_Atomic uint64_t signals, coalesced, errors;
+	struct irq_wire *next;
 };
+/* Joins w, low, to the fabric (NULL: a wire to nowhere). name and w stay the caller's. */
 void irq_wire_init(struct irq_wire *w, struct irq_fabric *f, gsi_t gsi, const char *name);
+/* Lowers it and takes it out. Harmless if not joined. */
+void irq_wire_fini(struct irq_wire *w);
 /* Returns the tri-state of the delivery (see kvmapi.h), 0 if nothing changed. */
 int irq_wire_set(struct irq_wire *w, bool level);
 /* Raise and lower: an edge. */
@@ -53,7 +59,7 @@ int irq_wire_pulse(struct irq_wire *w);
 struct irq_msi {
 	struct irq_fabric *fabric;
 	const char *name;
-	enum inject_path path;  /* INJECT_IRQFD or INJECT_MSI: what is in use */
+	_Atomic(enum inject_path) path; /* INJECT_IRQFD or INJECT_MSI: what is in use */
 	struct notifier n;      /* the eventfd */
 	/* private to irq.c, under the fabric's lock unless said */
 	pthread_mutex_t lock;   /* INJECT_MSI: masked/pending against signal */

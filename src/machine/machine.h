@@ -36,6 +36,8 @@ struct machine_config {
 	int log_fd;
 };
 
+struct chips_state; /* private: the in-kernel chips' state */
+
 /* Why machine_run() came back; also what the guest or the operator asks for. */
 enum machine_outcome {
 	MACHINE_RUNNING,
@@ -56,10 +58,11 @@ struct machine {
 	struct irq_fabric *irq;
 	struct cpu *cpus;           /* config.cpus of them */
 	struct device *devices;     /* in order of creation */
+	struct chips_state *power_on_chips; /* private */
 	struct boot *boot;          /* what to load at start and at each reset; NULL: caller sets registers */
-	struct region *lapic_hole;  /* private */
 	_Atomic int request;        /* enum machine_outcome asked for; private */
 	int exit_code;              /* set with MACHINE_FAILED/POWEROFF by debug-exit, 0 otherwise */
+	uint64_t started_at;        /* clock_ns() of the last start or reset */
 	bool started;
 };
 
@@ -84,7 +87,7 @@ int machine_start(struct machine *m, struct boot *boot, struct err *e) __must_ch
 /* Run the main loop until the machine ends. Handles guest resets by itself. */
 enum machine_outcome machine_run(struct machine *m);
 
-/* Ask for an outcome. Any thread, a vCPU's own too; the first request wins. */
+/* Ask for an outcome. Any thread, a vCPU's own too; the first request wins, but a reset gives way. */
 void machine_request(struct machine *m, enum machine_outcome what);
 
 /* Bring every vCPU out of the guest and hold it; and let them go on. Main loop's thread; nests not. */
