@@ -11,7 +11,7 @@ CC     := gcc
 endif
 
 WARN   := -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wpointer-arith \
-          -Wno-unused-parameter -Wno-missing-field-initializers
+          -Wno-unused-parameter -Wno-missing-field-initializers -Wno-gnu-variable-sized-type-not-at-end
 CFLAGS_rel   := -O2 -g
 CFLAGS_dbg   := -Og -g -DBELFRY_DEBUG=1
 CFLAGS_asan  := -O1 -g -fsanitize=address -fno-omit-frame-pointer
