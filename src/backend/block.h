@@ -17,10 +17,18 @@ struct block_config {
 	bool readonly;
 	bool direct;     /* O_DIRECT */
 	bool no_flush;   /* cache=unsafe: flushes are answered without asking the host */
+	bool threads;    /* do not try io_uring */
 };
 
-/* Opens and locks the image (a second writer is refused). *e: the file, what, the remedy. */
+/*
+ * Opens and locks the image: one writer or any number of readers, by open file
+ * description locks (fcntl(2) "Open file description locks"), which QEMU's
+ * image locks respect too. -EAGAIN: somebody has it; -EINVAL: neither a file
+ * nor a block device, empty, or its size is no multiple of 512; else as
+ * open(2). *e: the file, what, the remedy. c need not outlive the call.
+ */
 int block_open(struct block **out, const struct block_config *c, struct err *e) __must_check;
+/* No queue may be left. NULL is fine. */
 void block_close(struct block *b);
 uint64_t block_size(const struct block *b); /* bytes, a multiple of 512 */
 bool block_readonly(const struct block *b);
@@ -36,19 +44,33 @@ struct block_req {
 	int nr_iov;
 	/* On the queue's loop; result 0 or -errno (short transfers are completed inside). */
 	void (*done)(struct block_req *r, int result);
-	/* private to block.c */
+	/* private to block*.c */
 	struct block_req *next;
-	uint64_t progress;
 	struct block_queue *queue;
-	struct iovec *rest;
-	int nr_rest;
+	uint64_t progress;   /* bytes done */
+	struct iovec part;   /* rest of a segment that a short transfer cut */
+	void *bounce;        /* O_DIRECT and memory that is not aligned for it */
+	uint8_t way;         /* DISCARD, WRITE_ZEROES: how it is being tried */
 	int result;
 };
 
+/*
+ * Owner rule of base/loop.h, as for everything below. Falls back to threads if
+ * the kernel refuses io_uring. -ENOMEM, -EMFILE, -EAGAIN (no thread).
+ */
 int block_queue_create(struct block_queue **out, struct block *b, struct loop *l) __must_check;
 /* No request may be in flight: block_queue_drain() first. On the loop's thread or while it stands. */
 void block_queue_destroy(struct block_queue *q);
-/* Queue a request; done() may run before it returns (errors). block_queue_submit() sends what was queued. */
+/*
+ * fn(arg) runs after each batch of done() calls that the queue's own events
+ * brought: the place to tell a guest once for all of them.
+ */
+void block_queue_set_batch(struct block_queue *q, void (*fn)(void *arg), void *arg);
+/*
+ * Queue a request; done() may run before it returns (errors, nothing to do):
+ * -ERANGE outside the image, -EROFS, -EINVAL if iov does not sum up to len.
+ * block_queue_submit() sends what was queued.
+ */
 void block_queue_add(struct block_queue *q, struct block_req *r);
 void block_queue_submit(struct block_queue *q);
 /* Wait until nothing is in flight (done() callbacks run meanwhile). */
