@@ -40,6 +40,12 @@ UNIT_SRCS := $(wildcard tests/unit/*.c)
 UNIT_BINS := $(patsubst tests/unit/%.c,$(O)/tests/%,$(UNIT_SRCS))
 TLIB_SRCS := $(wildcard tests/lib/*.c)
 
+# V=1 shows the commands.
+ifeq ($(V),)
+Q := @
+say = @echo "  $1 $2"
+endif
+
 .PHONY: all tests help clean
 all: build/belfry
 
@@ -49,24 +55,28 @@ build/belfry: $(O)/belfry
 	@cp -f $< $@.tmp && mv -f $@.tmp $@
 
 $(BIN): $(call objs,$(APP_SRCS)) $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(LIB): $(call objs,$(LIB_SRCS))
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 $(O)/%.o: %.S
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -c -o $@ $<
+	$(call say,AS,$<)
+	$(Q)$(CC) $(CPPFLAGS) -c -o $@ $<
 
 $(O)/tests/%: $(O)/tests/unit/%.o $(call objs,$(TLIB_SRCS)) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 
 tests: $(UNIT_BINS)
 

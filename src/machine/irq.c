@@ -58,7 +58,7 @@ int irq_create(struct irq_fabric **out, struct vm *vm, unsigned max_routes, cons
 		.has_status = vm_check_extension(vm, KVM_CAP_IRQ_INJECT_STATUS) > 0,
 	};
 	mutex_init(&f->lock);
-	f->table_len = NR_DEFAULT_ROUTES + 32;
+	f->table_len = MIN(NR_DEFAULT_ROUTES + 32, max_routes);
 	f->routes = calloc(f->table_len, sizeof(*f->routes));
 	if (!f->routes) {
 		r = -ENOMEM;
