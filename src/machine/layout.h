@@ -36,6 +36,7 @@
 #define LAYOUT_PORT_DEBUGEXIT 0xf4
 #define LAYOUT_PORT_COM1      0x3f8
 #define LAYOUT_PORT_PM        0x600          /* PM1a event, control, PM timer: 16 bytes */
+#define LAYOUT_SLP_TYP_S5     5              /* SLP_TYP that the PM block and \_S5 agree on */
 #define LAYOUT_PORT_PCI_ADDR  0xcf8
 #define LAYOUT_PORT_RESET     0xcf9
 #define LAYOUT_PORT_PCI_IO    0xc000         /* window for I/O BARs, to 0xffff */
