@@ -108,8 +108,11 @@ void region_reader_del(struct region_map *map, struct region_reader *r);
 /*
  * Do an access. data: len bytes, 1 to 8 (0 and more are -EINVAL). Reads from
  * nowhere give all ones, writes to nowhere are dropped; both return -ENXIO so
- * that the caller can count them. An access that crosses the end of a region is
- * split there. No lock is held while an op runs.
+ * that the caller can count them. An access goes to the region that answers at
+ * its first byte, as far as that region reaches, also where one of a higher
+ * priority covers later bytes of it (a dword at CF8h is the PCI address
+ * register's although CF9h alone resets the machine); beyond the region's end it
+ * is split. No lock is held while an op runs.
  */
 int region_read(struct region_map *map, struct region_reader *rd, enum region_space space,
 		uint64_t addr, void *data, unsigned len);

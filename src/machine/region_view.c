@@ -337,7 +337,8 @@ static int dispatch(struct region_map *map, struct region_reader *rd, enum regio
 		unsigned n = 1;
 
 		if (f) {
-			uint64_t room = f->size - (addr - f->base);
+			/* Up to the region's own end: see region_read(). */
+			uint64_t room = f->region->size - (addr - f->base + f->off);
 
 			n = room < len ? (unsigned)room : len;
 			if (write)
