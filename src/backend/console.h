@@ -18,19 +18,32 @@ struct console_client {
 };
 
 /*
- * quit(arg) is called when the user types the escape. in_fd -1: no input. The
- * loop watches in_fd; a terminal is made raw and put back by console_destroy().
+ * quit(arg) is called on the loop's thread when the user types the escape,
+ * which only a terminal has: what comes from a pipe or a file is data. in_fd
+ * -1: no input; out_fd -1: output is dropped. A terminal is made raw and put
+ * back by console_destroy(). The fds stay the caller's and their flags are not
+ * touched (a shell may share them). -ENOMEM; -EBADF; as loop_watch().
  */
 int console_create(struct console **out, struct loop *l, int in_fd, int out_fd,
 		   void (*quit)(void *arg), void *arg, struct err *e) __must_check;
+/* Owner rule of base/loop.h; nobody writes any more. NULL is fine. */
 void console_destroy(struct console *c);
-/* Put the terminal back (safe in a signal handler); console_destroy() does it too. */
+/* Put the terminal back (safe in a signal handler; NULL is fine); console_destroy() does it too. */
 void console_restore_terminal(struct console *c);
-/* The loop's thread or while it stands. */
+/* Owner rule of base/loop.h. NULL: nobody; input waits. What waits is offered at once. */
 void console_set_client(struct console *c, const struct console_client *cl);
 void console_resume(struct console *c);
-/* Write all of it; waits if the other end is slow. Any thread. -EPIPE etc. once gone. */
+/* The terminal's size changed (SIGWINCH): tell the client. Owner rule. */
+void console_resized(struct console *c);
+/*
+ * Write all of it. Any thread; writers take turns. If the other end takes
+ * nothing for CONSOLE_STALL_MS, the rest and all that follows is dropped
+ * (-EAGAIN, at once) until it takes some again; then a line says how much was
+ * lost. -EPIPE, -EIO etc. once it is gone.
+ */
+#define CONSOLE_STALL_MS 2000
 int console_write(struct console *c, const void *data, size_t len);
+/* Of the terminal; 80 by 25 if there is none. */
 void console_get_size(struct console *c, unsigned *columns, unsigned *rows);
 
 #endif
