@@ -47,11 +47,14 @@ say = @echo "  $1 $2"
 endif
 
 .PHONY: all tests help clean
+all: $(O)/belfry
+ifeq ($(O),build/rel)
 all: build/belfry
+endif
 
 -include mk/*.mk
 
-build/belfry: $(O)/belfry
+build/belfry: build/rel/belfry
 	@cp -f $< $@.tmp && mv -f $@.tmp $@
 
 $(BIN): $(call objs,$(APP_SRCS)) $(LIB)
