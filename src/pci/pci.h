@@ -6,13 +6,14 @@
  *
  * Lock: the bus lock guards every device's config space and BAR state; it is
  * taken by config accesses (vCPU threads) and held while `written` runs. BAR
- * accesses themselves take no bus lock.
+ * accesses themselves take no bus lock. Order: bus → device → MSI-X or INTx →
+ * region map → interrupt fabric.
  */
 #ifndef BELFRY_PCI_H
 #define BELFRY_PCI_H
 
 #include "machine/machine.h"
-#include <linux/pci_regs.h>
+#include <linux/pci.h> /* PCI_SLOT() and the registers */
 
 struct pci_bus;
 struct pci_dev;
@@ -56,6 +57,11 @@ struct pci_dev {
 	struct msix *msix;
 	struct irq_wire intx;
 	_Atomic bool intx_asserted;
+	/* private to the room */
+	_Atomic bool intx_disabled;    /* the command register's bit, for any thread */
+	pthread_mutex_t intx_lock;     /* the two bits above against the wire */
+	uint8_t power_on[PCI_CFG_SIZE]; /* cfg as pci_dev_plug() left it, for reset */
+	bool plugged;
 };
 
 /* Creates the bus, its host bridge (00:00.0), CF8/CFC and ECAM regions; a device of the machine. */

@@ -339,6 +339,14 @@ static int vm_request(struct fake_kvm *k, unsigned long request, uintptr_t arg)
 		k->slot[m->slot] = *m;
 		return 0;
 	}
+	case KVM_GET_PIT2:
+		memset((void *)arg, 0, sizeof(struct kvm_pit_state2));
+		return 0;
+	case KVM_GET_CLOCK:
+		memset((void *)arg, 0, sizeof(struct kvm_clock_data));
+		return 0;
+	case KVM_GET_IRQCHIP:
+	case KVM_SET_PIT2:
 	case KVM_ENABLE_CAP:
 	case KVM_SET_TSS_ADDR:
 	case KVM_SET_IDENTITY_MAP_ADDR:
@@ -379,6 +387,12 @@ static int vcpu_request(struct fake_kvm *k, int fd, unsigned long request, uintp
 	case KVM_GET_VCPU_EVENTS:
 		memset((void *)arg, 0, sizeof(struct kvm_vcpu_events));
 		return 0;
+	case KVM_GET_XCRS:
+		memset((void *)arg, 0, sizeof(struct kvm_xcrs));
+		return 0;
+	case KVM_GET_DEBUGREGS:
+		memset((void *)arg, 0, sizeof(struct kvm_debugregs));
+		return 0;
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
 		return (int)((struct kvm_msrs *)arg)->nmsrs;
@@ -391,6 +405,8 @@ static int vcpu_request(struct fake_kvm *k, int fd, unsigned long request, uintp
 	case KVM_SET_FPU:
 	case KVM_SET_CPUID2:
 	case KVM_SET_VCPU_EVENTS:
+	case KVM_SET_XCRS:
+	case KVM_SET_DEBUGREGS:
 	case KVM_SET_SIGNAL_MASK:
 	case KVM_NMI:
 		return 0;
