@@ -21,25 +21,43 @@ struct net_client {
 	void *arg;
 };
 
-/* hostfwd: NULL-terminated list of "tcp:[host]:port-[guest]:port" (udp: too), as QEMU's. */
+/*
+ * hostfwd: NULL-terminated list of "tcp:[host]:port-[guest]:port" (udp: too), as
+ * QEMU's; addresses are IPv4, host "" is every interface, guest "" 10.0.2.15.
+ * restricted: no connections to the outside, save those of hostfwd.
+ */
 struct net_user_config {
 	const char *const *hostfwd;
-	const char *hostname;
-	bool restricted; /* no connections to the outside */
+	const char *hostname; /* the guest's, told by DHCP; may be NULL */
+	bool restricted;
 };
 
-/* libslirp: guest 10.0.2.15, gateway and host 10.0.2.2, DNS 10.0.2.3. */
+/*
+ * libslirp: guest 10.0.2.15, gateway and host 10.0.2.2, DNS 10.0.2.3, IPv4 only.
+ * Owner rule of base/loop.h for everything here. -EINVAL: a bad hostfwd;
+ * -EADDRINUSE, -EACCES: its port. The program must ignore SIGPIPE (libslirp
+ * writes to sockets that may be gone).
+ */
 int net_user_create(struct net **out, struct loop *l, const struct net_user_config *c,
 		    struct err *e) __must_check;
-/* An existing or new tap interface. */
+/* An existing or new tap interface. -EPERM, -EBUSY, -ENOENT (no tun driver), -EINVAL (the name). */
 int net_tap_create(struct net **out, struct loop *l, const char *ifname, struct err *e) __must_check;
+/* NULL is fine. */
 void net_destroy(struct net *n);
 
-/* Before the loop runs, or on its thread. NULL: frames are dropped. */
+/*
+ * Before the loop runs, or on its thread. NULL: frames are dropped, those held
+ * back too.
+ */
 void net_set_client(struct net *n, const struct net_client *c);
-/* Send one frame. -EAGAIN: the host has no room; the frame is the caller's to drop. */
+/*
+ * Send one frame. -EAGAIN: the host has no room; the frame is the caller's to
+ * drop. -EMSGSIZE: shorter than an Ethernet header or longer than
+ * NET_MAX_FRAME; -EIO: the interface is down. The client may be given frames
+ * before this returns.
+ */
 int net_send(struct net *n, const struct iovec *iov, int nr) __must_check;
-/* The client has room again. */
+/* The client has room again. Not from within receive(). */
 void net_resume(struct net *n);
 
 #endif
