@@ -400,7 +400,11 @@ static int vcpu_request(struct fake_kvm *k, int fd, unsigned long request, uintp
 		k->nr_interrupts++;
 		return 0;
 	case KVM_SET_REGS:
+		k->regs = *(const struct kvm_regs *)arg;
+		return 0;
 	case KVM_SET_SREGS:
+		k->sregs = *(const struct kvm_sregs *)arg;
+		return 0;
 	case KVM_SET_LAPIC:
 	case KVM_SET_FPU:
 	case KVM_SET_CPUID2:

@@ -13,7 +13,7 @@
 #define FAKE_KVM_NR     512  /* irqfds, ioeventfds */
 #define FAKE_KVM_MSIS   4096 /* messages remembered; later ones are counted only */
 #define FAKE_KVM_ROUTES 4096
-#define FAKE_KVM_FDS    64
+#define FAKE_KVM_FDS    320
 #define FAKE_KVM_GSIS   256
 
 struct fake_msi {
@@ -52,6 +52,8 @@ struct fake_kvm {
 	unsigned nr_msis;           /* delivered, by whatever way */
 	unsigned nr_irqfd_pins;     /* irqfd signals that reached a pin route */
 	unsigned nr_interrupts;     /* KVM_INTERRUPT */
+	struct kvm_regs regs;       /* last KVM_SET_REGS, of whichever vCPU */
+	struct kvm_sregs sregs;     /* last KVM_SET_SREGS */
 	unsigned nr_ioctls;
 
 	/* private */

@@ -97,14 +97,3 @@ unsigned cfg_cap(struct pci_guest *g, unsigned slot, uint8_t id, unsigned nth)
 	}
 	return 0;
 }
-
-/* Until the boot and ACPI files are in the library: no test here boots. */
-__attribute__((weak)) int acpi_build(struct machine *m, struct err *e)
-{
-	return -ENOSYS;
-}
-
-__attribute__((weak)) int boot_load(struct boot *b, struct machine *m, struct err *e)
-{
-	return -ENOSYS;
-}
