@@ -4,8 +4,9 @@
 . /test/lib.sh
 
 [ -c /dev/hvc0 ] || fail "no /dev/hvc0"
-stty -F /dev/hvc0 raw -echo || fail "cannot set /dev/hvc0 up"
+# Open first: the last close puts this terminal back to what it was.
 exec 3<>/dev/hvc0 || fail "cannot open /dev/hvc0"
+stty raw -echo <&3 || fail "cannot set /dev/hvc0 up"
 tell console ready
 echo ready >&3
 lines=0

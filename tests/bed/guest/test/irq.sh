@@ -80,7 +80,7 @@ for target in $away $home; do
 	check "$target"
 done
 
-io 400 &
+case $kind in rng) io 400 & ;; net) io 80 & ;; esac
 load=$!
 moves=$(arg moves 40)
 while [ "$moves" -gt 0 ]; do

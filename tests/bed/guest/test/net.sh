@@ -12,7 +12,8 @@ net_up
 port=$(arg port '')
 if [ -n "$port" ]; then
 	want=$(arg sum "$(cut -d ' ' -f 1 /data/blob.sha256)")
-	got=$(wget -q -T 60 -O - "http://$(arg host 10.0.2.2):$port/blob" | sha256sum | cut -d ' ' -f 1)
+	# Not wget -T: this busybox's wget dies of it.
+	got=$(timeout 60 wget -q -O - "http://$(arg host 10.0.2.2):$port/blob" | sha256sum | cut -d ' ' -f 1)
 	[ "$got" = "$want" ] || fail "fetched $got, should be $want"
 	tell net-fetched "$got"
 fi
