@@ -56,6 +56,12 @@ close_vcpu:
 	return r;
 }
 
+/* The kernel reads it whenever it enters: one byte, stored whole. */
+static void set_immediate_exit(struct cpu *c, uint8_t value)
+{
+	atomic_store((_Atomic uint8_t *)&c->vcpu.run->immediate_exit, value);
+}
+
 /*
  * An exit may leave an instruction half done inside the KVM half (the data of
  * an IN not yet in its register). Entering with immediate_exit finishes it and
@@ -63,7 +69,7 @@ close_vcpu:
  */
 static void finish_exit(struct cpu *c)
 {
-	c->vcpu.run->immediate_exit = 1;
+	set_immediate_exit(c, 1);
 	(void)!vcpu_run(&c->vcpu);
 }
 
@@ -105,7 +111,7 @@ static void *cpu_thread(void *arg)
 		r = vcpu_run(&c->vcpu);
 		if (r == -EINTR || r == -EAGAIN) {
 			/* Clear first, then look: docs/VCPU.md. */
-			atomic_store((_Atomic uint8_t *)&c->vcpu.run->immediate_exit, 0);
+			set_immediate_exit(c, 0);
 			continue;
 		}
 		if (r < 0)
@@ -134,7 +140,7 @@ void cpu_kick(struct cpu *c)
 	if (!c->has_thread)
 		return;
 	/* The flag first: a thread on its way into KVM_RUN then comes back at once. */
-	atomic_store((_Atomic uint8_t *)&c->vcpu.run->immediate_exit, 1);
+	set_immediate_exit(c, 1);
 	(void)pthread_kill(c->thread, KICK_SIGNAL);
 }
 

@@ -425,7 +425,7 @@ static int do_run(struct fake_kvm *k, int fd)
 	struct kvm_run *run = k->fd[fd - FD_BASE].run;
 	struct timespec moment = { .tv_nsec = 1000000 };
 
-	if (!run || run->immediate_exit)
+	if (!run || __atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST))
 		return -EINTR;
 	if (k->run)
 		return k->run(k->run_arg, k->fd[fd - FD_BASE].id, run);
