@@ -32,9 +32,10 @@ struct loop {
 	int nr_ev;
 };
 
-static void run_posted(struct loop *l)
+/* True if there was anything. */
+static bool run_posted(struct loop *l)
 {
-	for (;;) {
+	for (bool any = false;; any = true) {
 		struct posted *p;
 
 		mutex_lock(&l->lock);
@@ -46,7 +47,7 @@ static void run_posted(struct loop *l)
 		}
 		mutex_unlock(&l->lock);
 		if (!p)
-			return;
+			return any;
 		p->fn(p->arg);
 		free(p);
 	}
@@ -57,7 +58,7 @@ static void on_wake(void *arg, uint32_t events)
 	struct loop *l = arg;
 
 	notifier_drain(&l->wake);
-	run_posted(l);
+	(void)run_posted(l);
 }
 
 int loop_create(struct loop **out)
@@ -199,7 +200,7 @@ int loop_run(struct loop *l)
 	atomic_store(&l->stop, false);
 	mutex_unlock(&l->lock);
 	/* Calls posted between the stop and here must not wait for a loop that is gone. */
-	run_posted(l);
+	(void)run_posted(l);
 	return 0;
 }
 
@@ -218,6 +219,9 @@ void loop_serve(struct loop *l)
 {
 	struct pollfd p = { .fd = l->wake.fd, .events = POLLIN };
 
+	/* We may be inside a posted call, with others behind it whose wake-up is drained already. */
+	if (run_posted(l))
+		return;
 	(void)poll(&p, 1, -1);
 	on_wake(l, EPOLLIN);
 }

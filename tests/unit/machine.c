@@ -207,7 +207,7 @@ static void nowhere(void **state)
 
 struct resettable {
 	struct device dev;
-	unsigned resets, pauses, resumes;
+	_Atomic unsigned resets, pauses, resumes;
 	bool destroyed;
 	struct bed *b;
 };
@@ -303,7 +303,10 @@ static void run_fails(void **state)
 
 	start(b);
 	fake_kvm_fail(&b->kvm, KVM_RUN, 1, EFAULT);
-	b->kvm.fail_always = true;
+	mutex_lock(&b->kvm.lock);
+	b->kvm.fail_after = 1;
+	b->kvm.fail_always = true; /* also when the thread only finishes an exit */
+	mutex_unlock(&b->kvm.lock);
 	cpu_kick(&b->m->cpus[0]);
 	assert_int_equal(machine_run(b->m), MACHINE_FAILED);
 	assert_non_null(strstr(log_text(b), "KVM_RUN failed: Bad address"));
