@@ -133,16 +133,47 @@ static void run_timers(struct loop *l)
 	}
 }
 
-static bool run_pollers(struct loop *l)
+/* *again: one worked that has no other way to say that it has more. */
+static bool run_pollers(struct loop *l, bool *again)
 {
 	bool worked = false;
 	struct loop_poller *next;
 
 	for (struct loop_poller *p = l->pollers; p; p = next) {
 		next = p->next;
-		worked |= p->poll(p->arg);
+		if (p->poll(p->arg)) {
+			worked = true;
+			*again |= !p->sleep;
+		}
 	}
 	return worked;
+}
+
+static bool tell_pollers(struct loop *l)
+{
+	bool more = false;
+	struct loop_poller *next;
+
+	for (struct loop_poller *p = l->pollers; p; p = next) {
+		next = p->next;
+		more |= p->sleep && p->sleep(p->arg);
+	}
+	return more;
+}
+
+/* True if the loop must not sleep now. */
+static bool poll_before_sleep(struct loop *l)
+{
+	bool again = false;
+
+	if (!l->pollers)
+		return false;
+	if (run_pollers(l, &again) && l->poll_window)
+		l->spin_until = clock_ns() + l->poll_window;
+	if (l->spin_until && clock_ns() < l->spin_until)
+		return true;
+	l->spin_until = 0;
+	return tell_pollers(l) || again;
 }
 
 /* How long epoll may sleep: 0 while spinning, -1 for ever. */
@@ -150,10 +181,7 @@ static struct timespec *sleep_time(struct loop *l, struct timespec *ts)
 {
 	uint64_t now, wait;
 
-	if (l->pollers && run_pollers(l)) {
-		l->spin_until = clock_ns() + l->poll_window;
-		wait = 0;
-	} else if (l->pollers && l->spin_until && clock_ns() < l->spin_until) {
+	if (poll_before_sleep(l)) {
 		wait = 0;
 	} else if (l->timers) {
 		now = clock_ns();

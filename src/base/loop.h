@@ -31,11 +31,15 @@ struct loop_timer {
 };
 
 /*
- * Called before the loop sleeps. Returns true if it did work. While any poller
- * did work within the loop's poll window the loop spins instead of sleeping.
+ * poll is called before the loop sleeps, or would. Returns true if it did work.
+ * While any poller did work within the loop's poll window the loop spins
+ * instead of sleeping. When it is about to sleep all the same, sleep is called:
+ * the last moment to ask for wake-ups. It returns true if there is work after
+ * all, and then the loop comes round once more. May be NULL.
  */
 struct loop_poller {
 	bool (*poll)(void *arg);
+	bool (*sleep)(void *arg);
 	void *arg;
 	/* private to loop.c */
 	struct loop_poller *next;
