@@ -37,7 +37,15 @@ struct virtq {
 	struct doorbell doorbell, doorbell_legacy;
 	struct loop_watch watch;
 	struct loop_poller poller;
-	_Atomic uint64_t kicks, calls, calls_suppressed;
+	_Atomic uint64_t kicks, polls, calls, calls_suppressed;
+	/* private to the core: see docs/VIRTIO.md, owner loop only */
+	uint16_t looked_avail;   /* driver's index when handle() last began */
+	bool want_kicks;         /* the device waits for the driver */
+	bool kicks_on;           /* and the driver has been told so */
+	bool defer_kicks;        /* tell it when the loop is about to sleep */
+	bool in_handle;
+	bool worked;             /* a kick brought work since the last poll */
+	unsigned budget;         /* requests handle() may still take */
 };
 
 /* One request: readable (out) segments first, then writable (in) ones, as the driver gave them. */
@@ -52,21 +60,32 @@ struct virtq_chain {
 /*
  * Take the next request. 1: got one; 0: the ring is empty; -EINVAL: bad index,
  * loop, bad flags or more segments than iov_max; -EFAULT: memory outside RAM.
- * After an error the queue is broken and gives 0.
+ * After an error the queue is broken and gives 0. Also 0, though there is more,
+ * when one handle() has taken its fair share: return, it is called again after
+ * the loop's other work (virtq_has_work() and virtq_enable_kicks() then say
+ * false as well).
+ *
+ * Zero-length segments are legal and left out; out_len and in_len do not miss
+ * them. Segments of one chain that touch in guest-physical space stay apart.
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *c) __must_check;
 /* True if the driver has made something available. Cheap: one load. */
 bool virtq_has_work(const struct virtq *q);
 /* Undo the last virtq_pop() (net rx with too little room). */
 void virtq_unpop(struct virtq *q);
-/* Return a request; written: bytes the device wrote into the in segments. Visible after virtq_flush(). */
+/*
+ * Return a request; written: bytes the device wrote into the in segments.
+ * Visible after virtq_flush(). Does nothing once the queue is stopped or broken.
+ */
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written);
 /* Publish what was pushed and call the driver if it wants to be called. */
 void virtq_flush(struct virtq *q);
 /*
  * Ask for no kicks / ask for kicks again. virtq_enable_kicks() returns true if
- * work came meanwhile: the caller must look again (it re-checks after a full
- * barrier).
+ * work came meanwhile: the caller must look again. On a running queue the
+ * driver is told only when the loop is about to sleep (and the ring looked at
+ * again after a full barrier), so that a busy queue is kicked not at all. A
+ * device that leaves kicks disabled gets no handle() until it enables them.
  */
 void virtq_disable_kicks(struct virtq *q);
 bool virtq_enable_kicks(struct virtq *q) __must_check;
@@ -75,9 +94,16 @@ bool virtq_enable_kicks(struct virtq *q) __must_check;
 size_t chain_read(const struct virtq_chain *c, size_t off, void *buf, size_t len);
 size_t chain_write(const struct virtq_chain *c, size_t off, const void *buf, size_t len);
 
-/* Core only: map the rings and begin at the given positions. -EFAULT/-EINVAL on bad addresses or size. */
+/*
+ * Core only, on the queue's loop. Start: map the rings and begin at the given
+ * positions; -EFAULT/-EINVAL on bad addresses or size.
+ */
 int virtq_start(struct virtq *q) __must_check;
 void virtq_stop(struct virtq *q);
 void virtq_reset(struct virtq *q);
+/* Tell the driver now what the device wishes; true if work came since handle() last began. */
+bool virtq_settle_kicks(struct virtq *q) __must_check;
+/* True if the device waits for work and there is some it has not looked at. */
+bool virtq_wants_handle(const struct virtq *q);
 
 #endif

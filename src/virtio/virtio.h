@@ -28,20 +28,25 @@ struct virtio_ops {
 	void (*config_write)(struct virtio_dev *v, unsigned off, const void *data, unsigned len);
 	/*
 	 * DRIVER_OK: v->features is final. Device lock held, no queue runs yet.
-	 * An error makes the device NEEDS_RESET.
+	 * An error makes the device NEEDS_RESET. May be NULL.
 	 */
 	int (*start)(struct virtio_dev *v);
 	/*
-	 * Reset, pause or destroy: finish or cancel all requests in flight. Called
+	 * Reset, pause or destroy: finish all requests in flight (push and flush
+	 * still work), or cancel and unpop them: a pause must lose none. Called
 	 * on each queue's loop with its queue, after its watch is gone; when it
-	 * returns nobody touches that queue's memory any more.
+	 * returns nobody touches that queue's memory any more. May be NULL.
 	 */
 	void (*stop_queue)(struct virtio_dev *v, struct virtq *q);
-	/* After all queues stopped: undo start(). Device lock held. */
+	/* Reset or destroy, after all queues stopped: undo start(). Device lock held. May be NULL. */
 	void (*stop)(struct virtio_dev *v);
-	/* The driver kicked, or the queue was just started. On the queue's loop. */
+	/*
+	 * The driver kicked, or the queue was just started or resumed. On the
+	 * queue's loop. Must not take the device lock: whoever holds it may be
+	 * waiting for this loop. No handle() runs before all queues are started.
+	 */
 	void (*handle)(struct virtio_dev *v, struct virtq *q);
-	/* Free the device's own struct (v is embedded in it). */
+	/* virtio_dev_fini(), and free the device's own struct (v is embedded in it). */
 	void (*destroy)(struct virtio_dev *v);
 };
 
@@ -69,7 +74,11 @@ struct virtio_dev {
 	pthread_mutex_t lock;
 	_Atomic uint8_t status; /* VIRTIO_CONFIG_S_* */
 	_Atomic uint8_t config_generation;
-	bool started;
+	/* device lock; set by the core */
+	bool legacy;            /* the driver uses the legacy interface */
+	bool started;           /* DRIVER_OK came and start() succeeded */
+	bool running;           /* started, and not paused: the queues are on their loops */
+	unsigned pauses;
 };
 
 struct virtio_transport_ops {
@@ -87,6 +96,7 @@ struct virtio_transport_ops {
 int virtio_dev_init(struct virtio_dev *v, struct machine *m, const struct virtio_ops *ops,
 		    unsigned nr_queues, uint16_t queue_size, unsigned config_len,
 		    const struct virtio_options *o) __must_check;
+/* For the device's destroy op, and where creation failed. Harmless twice. */
 void virtio_dev_fini(struct virtio_dev *v);
 
 /*
@@ -114,12 +124,24 @@ static inline bool virtio_has(const struct virtio_dev *v, unsigned feature_bit)
 
 /* ---- used by transports only ----------------------------------------- */
 
-/* Device lock held for all of these. */
-void virtio_set_status(struct virtio_dev *v, uint8_t status); /* 0 resets; DRIVER_OK starts */
+/*
+ * Device lock held for all of these. Those that start or stop wait for the
+ * queues' loops (loop_call()).
+ */
+
+/*
+ * What the driver wrote to the status register: 0 resets, DRIVER_OK starts;
+ * other bits can only be added, and NEEDS_RESET is the device's own.
+ */
+void virtio_set_status(struct virtio_dev *v, uint8_t status);
 void virtio_reset(struct virtio_dev *v);
-int virtio_set_features(struct virtio_dev *v, uint64_t driver) __must_check; /* -EINVAL: not a subset */
-uint64_t virtio_offered(const struct virtio_dev *v); /* with the core's own bits */
-/* Stop and start the queues' work without touching driver-visible state (machine pause). */
+/* FEATURES_OK, or a write of the legacy feature register. -EINVAL: not a subset, or no VERSION_1. */
+int virtio_set_features(struct virtio_dev *v, uint64_t driver) __must_check;
+/* What the driver sees: with the core's own bits; by the legacy interface without VERSION_1. */
+uint64_t virtio_offered(const struct virtio_dev *v, bool legacy);
+/* A kick that came by a register write. Queues that do not exist or do not run are ignored. */
+void virtio_kick(struct virtio_dev *v, unsigned queue);
+/* Stop and start the queues' work without touching driver-visible state (machine pause). Nests. */
 void virtio_pause(struct virtio_dev *v);
 void virtio_resume(struct virtio_dev *v);
 
