@@ -36,7 +36,9 @@ struct net_user_config {
  * libslirp: guest 10.0.2.15, gateway and host 10.0.2.2, DNS 10.0.2.3, IPv4 only.
  * Owner rule of base/loop.h for everything here. -EINVAL: a bad hostfwd;
  * -EADDRINUSE, -EACCES: its port. The program must ignore SIGPIPE (libslirp
- * writes to sockets that may be gone).
+ * writes to sockets that may be gone). Several may exist, on loops of several
+ * threads, but libslirp keeps a list of them without a lock: create and destroy
+ * them from one thread at a time.
  */
 int net_user_create(struct net **out, struct loop *l, const struct net_user_config *c,
 		    struct err *e) __must_check;

@@ -60,9 +60,6 @@ struct user_timer {
 	void *opaque;
 };
 
-/* libslirp keeps a list of its instances in a variable of its own, without a lock. */
-static pthread_mutex_t instances_lock = PTHREAD_MUTEX_INITIALIZER;
-
 static void set_stale(struct net_user *u)
 {
 	if (u->stale)
@@ -396,11 +393,8 @@ static void user_destroy(struct net *n)
 	struct net_user *u = container_of(n, struct net_user, net);
 
 	n->client = (struct net_client){ 0 };
-	if (u->slirp) {
-		mutex_lock(&instances_lock);
+	if (u->slirp)
 		slirp_cleanup(u->slirp);
-		mutex_unlock(&instances_lock);
-	}
 	loop_timer_cancel(n->loop, &u->timer);
 	loop_unwatch(n->loop, &u->watch);
 	while (u->held)
@@ -473,9 +467,7 @@ int net_user_create(struct net **out, struct loop *l, const struct net_user_conf
 		err_set(e, r, "user network: %s", strerror(-r));
 		goto destroy;
 	}
-	mutex_lock(&instances_lock);
 	u->slirp = slirp_new(&sc, &callbacks, u);
-	mutex_unlock(&instances_lock);
 	if (!u->slirp) {
 		r = err_set(e, -EINVAL, "user network: libslirp %s cannot be set up",
 			    slirp_version_string());

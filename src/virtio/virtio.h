@@ -145,4 +145,6 @@ void virtio_kick(struct virtio_dev *v, unsigned queue);
 void virtio_pause(struct virtio_dev *v);
 void virtio_resume(struct virtio_dev *v);
 
+#include "virtio/devices.h"
+
 #endif
