@@ -208,8 +208,11 @@ static void start(struct virtio_dev *v)
 		return;
 	}
 	v->started = true;
-	if (!v->pauses)
-		(void)start_queues(v);
+	if (!v->pauses && start_queues(v)) {
+		if (v->ops->stop)
+			v->ops->stop(v);
+		v->started = false;
+	}
 }
 
 void virtio_pause(struct virtio_dev *v)
