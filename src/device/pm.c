@@ -18,7 +18,8 @@
 #define PM_TMR         BIT(0)  /* status and enable */
 #define PM_GBL         BIT(5)
 #define PM_PWRBTN      BIT(8)
-#define PM_EVENTS      (PM_TMR | PM_GBL | PM_PWRBTN)
+#define PM_RTC         BIT(10) /* wakes from sleep states, of which there are none: only kept */
+#define PM_EVENTS      (PM_TMR | PM_GBL | PM_PWRBTN | PM_RTC)
 
 #define PM_CNT_SCI_EN  BIT(0)
 #define PM_CNT_BM_RLD  BIT(1)

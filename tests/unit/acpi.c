@@ -71,6 +71,7 @@ static void test_fixed_tables(void **state)
 	assert_int_equal(sum(rsdp, 20), 0);
 	assert_int_equal(sum(rsdp, 36), 0);
 	assert_int_equal(rsdp[15], 2);
+	assert_int_equal(rsdp[33] | rsdp[34] | rsdp[35], 0); /* reserved */
 
 	fadt = table(xsdt_entry("FACP"), "FACP");
 	assert_int_equal(load_le32(fadt + 4), 276);
