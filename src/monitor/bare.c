@@ -7,7 +7,8 @@
 extern const uint8_t bare_code[], bare_code_end[], bare_vectors[];
 extern const uint8_t bare_idle[], bare_cli_halt[], bare_spin[], bare_out1[], bare_out2[],
 	bare_out4[], bare_in4[], bare_mmio1[], bare_mmio2[], bare_mmio4[], bare_mmio8[],
-	bare_mmio_load[];
+	bare_mmio_load[], bare_repeat_out2[], bare_repeat_out4[], bare_repeat_mmio2[],
+	bare_repeat_mmio4[], bare_repeat_mmio8[];
 
 static const uint8_t *const entries[NR_BARE_ENTRIES] = {
 	[BARE_IDLE] = bare_idle,     [BARE_CLI_HALT] = bare_cli_halt,
@@ -16,6 +17,9 @@ static const uint8_t *const entries[NR_BARE_ENTRIES] = {
 	[BARE_IN4] = bare_in4,       [BARE_MMIO1] = bare_mmio1,
 	[BARE_MMIO2] = bare_mmio2,   [BARE_MMIO4] = bare_mmio4,
 	[BARE_MMIO8] = bare_mmio8,   [BARE_MMIO_LOAD] = bare_mmio_load,
+	[BARE_REPEAT_OUT2] = bare_repeat_out2,   [BARE_REPEAT_OUT4] = bare_repeat_out4,
+	[BARE_REPEAT_MMIO2] = bare_repeat_mmio2, [BARE_REPEAT_MMIO4] = bare_repeat_mmio4,
+	[BARE_REPEAT_MMIO8] = bare_repeat_mmio8,
 };
 
 /* Selectors of the GDT below. */
@@ -32,9 +36,9 @@ static uint64_t code_address(const uint8_t *symbol)
 	return BARE_CODE + (uint64_t)(symbol - bare_code);
 }
 
-static uint8_t *cpu_page(const struct bare *b, unsigned cpu)
+static uint64_t cpu_page(unsigned cpu)
 {
-	return b->mem + BARE_PAGES + cpu * 0x1000;
+	return BARE_PAGES + cpu * 0x1000;
 }
 
 /* 4-level paging, identity, 2 MiB pages (Intel SDM "4-Level Paging"): GiB 0, and GiB 3 uncached. */
@@ -81,15 +85,15 @@ static void build_idt(uint8_t *mem)
 	}
 }
 
-static void build_memory(struct bare *b)
+void bare_build(uint8_t *mem, unsigned cpus, bool lapic)
 {
-	memcpy(b->mem + BARE_CODE, bare_code, (size_t)(bare_code_end - bare_code));
-	build_page_tables(b->mem);
-	build_gdt(b->mem, b->nr_cpus);
-	build_idt(b->mem);
-	for (unsigned i = 0; i < b->nr_cpus; i++)
-		store_le64(cpu_page(b, i) + BARE_PAGE_EOI,
-			   b->irqchip ? 0xfee000b0 : BARE_PAGES + i * 0x1000 + BARE_PAGE_SINK);
+	memcpy(mem + BARE_CODE, bare_code, (size_t)(bare_code_end - bare_code));
+	build_page_tables(mem);
+	build_gdt(mem, cpus);
+	build_idt(mem);
+	for (unsigned i = 0; i < cpus; i++)
+		store_le64(mem + cpu_page(i) + BARE_PAGE_EOI,
+			   lapic ? 0xfee000b0 : cpu_page(i) + BARE_PAGE_SINK);
 }
 
 static void set_segment(struct kvm_segment *s, unsigned selector, bool code, bool user)
@@ -100,33 +104,33 @@ static void set_segment(struct kvm_segment *s, unsigned selector, bool code, boo
 	};
 }
 
-static int set_sregs(struct bare *b, unsigned cpu, bool user)
+static int set_sregs(struct vcpu *v, unsigned cpu, bool user)
 {
 	struct kvm_sregs s;
-	int r = vcpu_get_sregs(&b->cpus[cpu], &s);
+	int r = vcpu_get_sregs(v, &s);
 
 	if (r)
 		return r;
 	set_segment(&s.cs, user ? SEL_UCODE : SEL_CODE, true, user);
 	set_segment(&s.ss, user ? SEL_UDATA : SEL_DATA, false, user);
 	s.ds = s.es = s.fs = s.gs = s.ss;
-	s.gs.base = BARE_PAGES + cpu * 0x1000;
+	s.gs.base = cpu_page(cpu);
 	s.tr = (struct kvm_segment){
 		.base = BARE_TSS + cpu * 128, .limit = 0x67, .type = 0xb, .present = 1,
 		.selector = (uint16_t)(SEL_TSS + cpu * 16),
 	};
 	s.ldt = (struct kvm_segment){ .unusable = 1 };
-	s.gdt = (struct kvm_dtable){ .base = BARE_GDT, .limit = (uint16_t)(SEL_TSS + 16 * BARE_MAX_CPUS - 1) };
+	s.gdt = (struct kvm_dtable){ .base = BARE_GDT, .limit = SEL_TSS + 16 * BARE_MAX_CPUS - 1 };
 	s.idt = (struct kvm_dtable){ .base = BARE_IDT, .limit = 0xfff };
 	s.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
 	s.cr3 = BARE_PML4;
 	s.cr4 = 0x20;       /* PAE */
 	s.efer = 0x500;     /* LME LMA */
-	return vcpu_set_sregs(&b->cpus[cpu], &s);
+	return vcpu_set_sregs(v, &s);
 }
 
 /* Enable the local APIC by its spurious-interrupt register (Intel SDM "Local APIC State"). */
-static int enable_lapic(struct vcpu *v)
+int bare_enable_lapic(struct vcpu *v)
 {
 	struct kvm_lapic_state s;
 	struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
@@ -152,10 +156,10 @@ static int open_cpu(struct bare *b, unsigned i, const struct kvm_cpuid2 *cpuid, 
 	r = vcpu_set_cpuid(v, cpuid);
 	if (r)
 		return err_set(e, r, "KVM_SET_CPUID2 failed: %s", strerror(-r));
-	r = set_sregs(b, i, false);
+	r = set_sregs(v, i, false);
 	if (r)
 		return err_set(e, r, "KVM_SET_SREGS failed: %s", strerror(-r));
-	r = b->irqchip ? enable_lapic(v) : 0;
+	r = b->irqchip ? bare_enable_lapic(v) : 0;
 	return r ? err_set(e, r, "cannot enable the local APIC: %s", strerror(-r)) : 0;
 }
 
@@ -204,7 +208,7 @@ int bare_create(struct bare *b, const struct kvmapi *api, unsigned cpus, bool ir
 	free(cpuid);
 	if (r)
 		goto destroy;
-	build_memory(b);
+	bare_build(b->mem, b->nr_cpus, b->irqchip);
 	return 0;
 
 destroy:
@@ -225,33 +229,57 @@ void bare_destroy(struct bare *b)
 	b->mem = NULL;
 }
 
-int bare_set(struct bare *b, unsigned cpu, enum bare_entry entry, uint64_t where, uint64_t value)
+static int set_regs(struct vcpu *v, unsigned cpu, const struct bare_job *job, bool user)
 {
-	bool user = entry == BARE_SPIN;
 	struct kvm_regs r = {
-		.rip = code_address(entries[entry]),
+		.rip = code_address(entries[job->entry]),
 		.rflags = user ? 0x202 : 0x2,
 		.rsp = BARE_STACKS + cpu * 0x2000 + (user ? 0x1000 : 0x2000),
-		.rax = value,
-		.rdx = where,
-		.rdi = where,
+		.rax = job->value,
+		.rcx = job->count,
+		.rdx = job->where,
+		.rdi = job->where,
 	};
-	int e = 0;
+
+	return vcpu_set_regs(v, &r);
+}
+
+int bare_enter(struct vcpu *v, unsigned cpu, const struct bare_job *job)
+{
+	bool user = job->entry == BARE_SPIN;
+	int r;
+
+	if (cpu >= BARE_MAX_CPUS || (unsigned)job->entry >= NR_BARE_ENTRIES)
+		return -EINVAL;
+	r = set_sregs(v, cpu, user);
+	return r ? r : set_regs(v, cpu, job, user);
+}
+
+int bare_set(struct bare *b, unsigned cpu, enum bare_entry entry, uint64_t where, uint64_t value)
+{
+	struct bare_job job = { .entry = entry, .where = where, .value = value, .count = 1 };
+	bool user = entry == BARE_SPIN, was_user;
 
 	if (cpu >= b->nr_cpus || (unsigned)entry >= NR_BARE_ENTRIES)
 		return -EINVAL;
-	/* Back from ring 3 the segments are unknown; else they are as they were. */
-	if (user || b->user[cpu])
-		e = set_sregs(b, cpu, user);
+	was_user = b->user[cpu];
 	b->user[cpu] = user;
-	return e ? e : vcpu_set_regs(&b->cpus[cpu], &r);
+	/* Back from ring 3 the segments are unknown; else they are as they were. */
+	if (user || was_user)
+		return bare_enter(&b->cpus[cpu], cpu, &job);
+	return set_regs(&b->cpus[cpu], cpu, &job, false);
+}
+
+uint64_t bare_count_in(const uint8_t *mem, unsigned cpu, unsigned vector)
+{
+	const _Atomic uint64_t *c = (const void *)(mem + cpu_page(cpu) + BARE_PAGE_COUNT);
+
+	return atomic_load_explicit(&c[vector & 255], memory_order_acquire);
 }
 
 uint64_t bare_count(const struct bare *b, unsigned cpu, unsigned vector)
 {
-	const _Atomic uint64_t *c = (const void *)(cpu_page(b, cpu) + BARE_PAGE_COUNT);
-
-	return atomic_load_explicit(&c[vector & 255], memory_order_acquire);
+	return bare_count_in(b->mem, cpu, vector);
 }
 
 uint64_t bare_faults(const struct bare *b, unsigned cpu)
@@ -263,18 +291,18 @@ uint64_t bare_faults(const struct bare *b, unsigned cpu)
 	return n;
 }
 
-int bare_set_pin(struct bare *b, unsigned pin, uint64_t entry)
+int bare_set_pin(struct vm *vm, unsigned pin, uint64_t entry)
 {
 	struct kvm_irqchip c = { .chip_id = KVM_IRQCHIP_IOAPIC };
 	int r;
 
 	if (pin >= KVM_IOAPIC_NUM_PINS)
 		return -EINVAL;
-	r = vm_get_irqchip(&b->vm, &c);
+	r = vm_get_irqchip(vm, &c);
 	if (r)
 		return r;
 	c.chip.ioapic.redirtbl[pin].bits = entry;
-	return vm_set_irqchip(&b->vm, &c);
+	return vm_set_irqchip(vm, &c);
 }
 
 int bare_run_until_done(struct bare *b, unsigned cpu, int (*fn)(void *arg, struct kvm_run *run),

@@ -28,8 +28,38 @@ enum bare_entry {
 	BARE_MMIO4,
 	BARE_MMIO8,
 	BARE_MMIO_LOAD,
+	BARE_REPEAT_OUT2, /* count accesses, one exit at BARE_PORT_DONE, then as BARE_IDLE */
+	BARE_REPEAT_OUT4,
+	BARE_REPEAT_MMIO2,
+	BARE_REPEAT_MMIO4,
+	BARE_REPEAT_MMIO8,
 	NR_BARE_ENTRIES,
 };
+
+struct bare_job {
+	enum bare_entry entry;
+	uint64_t where;  /* port or gpa of the access */
+	uint64_t value;  /* what is written */
+	uint64_t count;  /* BARE_REPEAT_*: how often; not 0 */
+};
+
+/* ---- for a VM of the caller's ------------------------------------------ */
+
+/*
+ * Put code and tables at gpa 0: mem is BARE_MEM_SIZE bytes. lapic: handlers
+ * write EOI to the local APIC, else nowhere.
+ */
+void bare_build(uint8_t *mem, unsigned cpus, bool lapic);
+/* Enable the vCPU's local APIC, and make a secondary one runnable. */
+int bare_enable_lapic(struct vcpu *v) __must_check;
+/* Set all registers for the job. On the vCPU's thread, or while it stands. */
+int bare_enter(struct vcpu *v, unsigned cpu, const struct bare_job *job) __must_check;
+/* How often the CPU took the vector. Any thread, changes at any moment. */
+uint64_t bare_count_in(const uint8_t *mem, unsigned cpu, unsigned vector);
+/* Set an IOAPIC pin's redirection entry (all 64 bits, Intel 82093AA "I/O Redirection Table"). */
+int bare_set_pin(struct vm *vm, unsigned pin, uint64_t entry) __must_check;
+
+/* ---- a VM that is nothing else ------------------------------------------ */
 
 struct bare {
 	struct sys sys;
@@ -62,9 +92,6 @@ int bare_set(struct bare *b, unsigned cpu, enum bare_entry entry, uint64_t where
 uint64_t bare_count(const struct bare *b, unsigned cpu, unsigned vector);
 /* The sum over all exceptions: not 0 means that the guest has gone wrong. */
 uint64_t bare_faults(const struct bare *b, unsigned cpu);
-
-/* Set an IOAPIC pin's redirection entry (all 64 bits, Intel 82093AA "I/O Redirection Table"). */
-int bare_set_pin(struct bare *b, unsigned pin, uint64_t entry) __must_check;
 
 /*
  * Run until the guest says that it is done; exits on the way go to fn, which

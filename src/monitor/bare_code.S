@@ -4,7 +4,7 @@
  * some KVM halves emulate ring 0 at a microsecond an instruction.
  *
  * Registers are set by the host before an entry is run:
- *   eax value, dx port, rdi address.  gs: base of the CPU's own page.
+ *   rax value, dx port, rdi address, rcx count.  gs: base of the CPU's own page.
  */
 #include "monitor/bare_layout.h"
 
@@ -13,6 +13,8 @@
 	.balign 16
 	.globl bare_code, bare_code_end, bare_vectors
 	.globl bare_idle, bare_spin, bare_out4, bare_out2, bare_out1, bare_in4
+	.globl bare_repeat_out2, bare_repeat_out4, bare_repeat_mmio2, bare_repeat_mmio4
+	.globl bare_repeat_mmio8
 	.globl bare_mmio1, bare_mmio2, bare_mmio4, bare_mmio8, bare_mmio_load, bare_cli_halt
 
 /*
@@ -82,6 +84,22 @@ bare_spin:
 	kick	bare_mmio4, movl %eax, (%rdi)
 	kick	bare_mmio8, movq %rax, (%rdi)
 	kick	bare_mmio_load, movl (%rdi), %eax
+
+/* The same rcx times over, then tell the host and wait for interrupts. */
+	.macro	repeat name, insn:vararg
+\name:
+	\insn
+	dec	%rcx
+	jnz	\name
+	out	%al, $BARE_PORT_DONE
+	jmp	bare_idle
+	.endm
+
+	repeat	bare_repeat_out2, out %ax, %dx
+	repeat	bare_repeat_out4, out %eax, %dx
+	repeat	bare_repeat_mmio2, movw %ax, (%rdi)
+	repeat	bare_repeat_mmio4, movl %eax, (%rdi)
+	repeat	bare_repeat_mmio8, movq %rax, (%rdi)
 bare_code_end:
 
 	.section .note.GNU-stack, "", @progbits

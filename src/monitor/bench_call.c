@@ -21,7 +21,7 @@ struct target {
 	pthread_t thread;
 	bool has_thread;
 	struct notifier go;      /* enter the guest, or look at leave, or (plain VM) inject */
-	_Atomic bool leave, in_guest, interrupt;
+	_Atomic bool leave, in_guest;
 	_Atomic unsigned vector; /* to inject by KVM_INTERRUPT */
 	_Atomic int error;
 };
@@ -229,7 +229,7 @@ int call_bind(struct call_rig *c, struct bench_state *s)
 	if (p->how == CALL_IRQFD_RESAMPLE)
 		pin |= 1u << 15; /* level-triggered */
 	if (uses_pin(p->how))
-		r = bare_set_pin(c->bare, s->gsi, pin);
+		r = bare_set_pin(&c->bare->vm, s->gsi, pin);
 	if (r)
 		return r;
 	switch (p->how) {

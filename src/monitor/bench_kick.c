@@ -11,6 +11,7 @@ struct kick_rig {
 	struct kvm_coalesced_mmio_ring *ring;
 	int epfd;
 	struct notifier seen, go;  /* reader → measurer; measurer → polling reader */
+	struct notifier stop;      /* for the blocked reader: never drained, so never missed */
 	pthread_t blocked, polling;
 	bool has_blocked, has_polling;
 	_Atomic bool leave;
@@ -31,16 +32,16 @@ static void *blocked_main(void *arg)
 	struct kick_rig *k = arg;
 	struct epoll_event ev;
 
-	while (!atomic_load(&k->leave)) {
+	for (;;) {
 		uint64_t now;
 
 		if (epoll_wait(k->epfd, &ev, 1, -1) != 1)
 			continue;
 		now = clock_ns();
-		if (ev.data.ptr) {
-			notifier_drain(ev.data.ptr);
-			report(k, now);
-		}
+		if (ev.data.ptr == &k->stop)
+			return NULL;
+		notifier_drain(ev.data.ptr);
+		report(k, now);
 	}
 	return NULL;
 }
@@ -88,12 +89,14 @@ static void *polling_main(void *arg)
 int kick_rig_create(struct kick_rig **out, struct bare *b)
 {
 	struct kick_rig *k = calloc(1, sizeof(*k));
+	struct epoll_event stop = { .events = EPOLLIN };
 	int r;
 
 	if (!k)
 		return -ENOMEM;
 	k->bare = b;
-	k->seen.fd = k->go.fd = -1;
+	k->seen.fd = k->go.fd = k->stop.fd = -1;
+	stop.data.ptr = &k->stop;
 	k->ring = vcpu_coalesced_ring(&b->cpus[0]);
 	k->epfd = epoll_create1(EPOLL_CLOEXEC);
 	r = k->epfd < 0 ? -errno : 0;
@@ -101,6 +104,10 @@ int kick_rig_create(struct kick_rig **out, struct bare *b)
 		r = notifier_create(&k->seen, 0, 0);
 	if (!r)
 		r = notifier_create(&k->go, 0, 0);
+	if (!r)
+		r = notifier_create(&k->stop, 0, 0);
+	if (!r && epoll_ctl(k->epfd, EPOLL_CTL_ADD, k->stop.fd, &stop) < 0)
+		r = -errno;
 	if (!r)
 		r = thread_create(&k->blocked, "bench-epoll", blocked_main, k);
 	k->has_blocked = !r;
@@ -117,23 +124,18 @@ int kick_rig_create(struct kick_rig **out, struct bare *b)
 
 void kick_rig_destroy(struct kick_rig *k)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
-
 	if (!k)
 		return;
 	atomic_store(&k->leave, true);
-	if (k->go.fd >= 0) {
-		notifier_signal(&k->go);
-		/* Wake the blocked reader by a descriptor that is ready already. */
-		if (k->has_blocked && !epoll_ctl(k->epfd, EPOLL_CTL_ADD, k->go.fd, &ev))
-			notifier_signal(&k->go);
-	}
-	if (k->has_blocked)
+	if (k->has_blocked) {
+		notifier_signal(&k->stop);
 		thread_join(k->blocked);
+	}
 	if (k->has_polling) {
 		notifier_signal(&k->go);
 		thread_join(k->polling);
 	}
+	notifier_destroy(&k->stop);
 	notifier_destroy(&k->seen);
 	notifier_destroy(&k->go);
 	if (k->epfd >= 0)
