@@ -154,7 +154,7 @@ static const struct opt disk_keys[] = {
 	{ .name = "queues", .type = OPT_NUMBER, .metavar = "N", .min = 1, .max = 64,
 	  .offset = offsetof(struct disk_option, queues),
 	  .help = "Request queues, each with its own MSI-X vector. Default 1." },
-	{ .name = "queue-size", .type = OPT_NUMBER, .metavar = "N", .min = 2, .max = 1024,
+	{ .name = "queue-size", .type = OPT_NUMBER, .metavar = "N", .min = 4, .max = 1024,
 	  .offset = offsetof(struct disk_option, queue_size), .check = check_pow2,
 	  .help = "Entries a queue, a power of two. Default 256." },
 	{ .name = "iothread", .type = OPT_ONOFF, .offset = offsetof(struct disk_option, iothread),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "app/wiring.h"
 #include "device/device.h"
+#include "virtio/devices.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -104,9 +105,94 @@ static int make_debugexit(struct wiring *w, struct err *e)
 	return w->options->debug_exit ? made("debug exit", debugexit_create(w->machine), e) : 0;
 }
 
+static struct virtio_options virtio_options(const struct transport_option *t)
+{
+	return (struct virtio_options){
+		.notify = (enum notify_path)t->notify,
+		.inject = (enum inject_path)t->inject,
+		.transitional = t->transitional,
+	};
+}
+
+static int make_disk(struct wiring *w, unsigned i, struct err *e)
+{
+	const struct disk_option *d = &w->options->disks[i];
+	struct blk_config c = {
+		.block = w->images[i], .queues = d->queues, .queue_size = (uint16_t)d->queue_size,
+		.iothread = d->iothread, .poll_ns = d->poll_us * 1000ull, .serial = d->serial,
+		.o = virtio_options(&d->transport),
+	};
+	char name[16];
+	int r;
+
+	snprintf(name, sizeof(name), "disk%u", i);
+	r = virtio_blk_create(w->machine, w->bus, name, &c, e);
+	if (!r)
+		w->images[i] = NULL;
+	return r;
+}
+
+static int make_disks(struct wiring *w, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < w->options->nr_disks && !r; i++)
+		r = make_disk(w, i, e);
+	return r;
+}
+
+static int make_net_backend(struct net **out, struct loop *l, void *arg, struct err *e)
+{
+	const struct net_option *n = arg;
+	struct net_user_config c = { .hostfwd = n->hostfwd };
+
+	return n->user ? net_user_create(out, l, &c, e) : net_tap_create(out, l, n->tap, e);
+}
+
+static int make_net(struct wiring *w, unsigned i, struct err *e)
+{
+	struct net_option n = w->options->nets[i];
+	struct net_config c = {
+		.create = make_net_backend, .arg = &n, .iothread = n.iothread,
+		.mac = { 0x52, 0x54, 0x00, 0x12, 0x34, (uint8_t)(0x56 + i) },
+		.o = virtio_options(&n.transport),
+	};
+	char name[16];
+	int r = n.mac ? mac_parse(n.mac, c.mac) : 0; /* checked with the options */
+
+	snprintf(name, sizeof(name), "net%u", i);
+	return r ? err_set(e, r, "bad address %s", n.mac)
+		 : virtio_net_create(w->machine, w->bus, name, &c, e);
+}
+
+static int make_nets(struct wiring *w, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < w->options->nr_nets && !r; i++)
+		r = make_net(w, i, e);
+	return r;
+}
+
+static int make_virtio_console(struct wiring *w, struct err *e)
+{
+	const struct console_config c = { .console = w->console };
+
+	return w->options->console == CONSOLE_VIRTIO ?
+		virtio_console_create(w->machine, w->bus, "console0", &c, e) : 0;
+}
+
+static int make_rng(struct wiring *w, struct err *e)
+{
+	const struct rng_config c = { .o.inject = INJECT_AUTO };
+
+	return w->options->rng ? virtio_rng_create(w->machine, w->bus, "rng0", &c, e) : 0;
+}
+
 /* Everything a machine has, in the order it is made; it goes in the other direction. */
 static int (*const parts[])(struct wiring *w, struct err *e) = {
 	make_console, make_bus, make_serial, make_i8042, make_rtc, make_pm, make_debugexit,
+	make_disks, make_nets, make_virtio_console, make_rng,
 };
 
 /* ---- the whole ------------------------------------------------------- */
@@ -156,15 +242,6 @@ int wiring_open(struct wiring *w, const struct run_options *o, struct err *e)
 	return r;
 }
 
-/* Until the devices are there: refuse what would be missing in the guest. */
-static int check_built(const struct run_options *o, struct err *e)
-{
-	const char *what = o->nr_disks ? "--disk" : o->nr_nets ? "--net" :
-			   o->console == CONSOLE_VIRTIO ? "--console virtio" : NULL;
-
-	return what ? err_set(e, -ENOTSUP, "%s: virtio devices are not in this build", what) : 0;
-}
-
 int wiring_build(struct wiring *w, const struct kvmapi *api, struct err *e)
 {
 	const struct run_options *o = w->options;
@@ -173,10 +250,8 @@ int wiring_build(struct wiring *w, const struct kvmapi *api, struct err *e)
 		.irqchip = (enum irqchip_mode)o->irqchip,
 		.log_level = (enum log_level)o->log_level, .log_fd = STDERR_FILENO,
 	};
-	int r = check_built(o, e);
+	int r = machine_create(&w->machine, &c, api, e);
 
-	if (!r)
-		r = machine_create(&w->machine, &c, api, e);
 	for (size_t i = 0; i < ARRAY_SIZE(parts) && !r; i++)
 		r = parts[i](w, e);
 	return r;
