@@ -1,6 +1,6 @@
 ## make setup      install the Debian packages that are missing
 ## make guest      make the guest images (build/guest)
-## make bed-check  prove the test beds and the guest images (four minutes)
+## make bed-check  prove the test beds and the guest images (five minutes)
 .PHONY: setup guest bed-check
 setup:
 	@scripts/setup
