@@ -108,7 +108,7 @@ static void load_guest(struct kchip *k)
 int kchip_open(struct kchip *k, int cpus, bool x2apic_api, const char **why)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = RAM_SIZE };
-	struct kvm_pit_config pit = { 0 };
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_X2APIC_API, .args = { 3 } };
 
 	memset(k, 0, sizeof(*k));
@@ -172,6 +172,10 @@ static int run_stub(struct kchip *k, enum stub stub, struct kvm_regs *r)
 		fprintf(stderr, "kchip: stub %d: exit reason %u\n", stub, k->run->exit_reason);
 		abort();
 	}
+	/* No chip of the kernel took the access: the same to us as one that ignored it. */
+	if (k->run->io.port == (uint16_t)r->rdx && stub <= IN4)
+		return -1;
+	must(k->run->io.port == PORT_DONE || k->run->io.port == PORT_VECTOR, "unknown exit port");
 	data = (const uint8_t *)k->run + k->run->io.data_offset;
 	if (k->run->io.port == PORT_VECTOR)
 		return *data;
