@@ -67,8 +67,10 @@ void ioapic_rtc_loaded(struct ioapic *io, unsigned cpu, bool owes)
 
 bool ioapic_rtc_note(struct ioapic_rtc *rtc, unsigned cpu, uint8_t vector)
 {
-	if (cpu >= IOAPIC_MAX_CPUS)
+	if (cpu >= IOAPIC_MAX_CPUS) {
+		rtc->untracked++;
 		return false;
+	}
 	rtc->cpus[cpu / 64] |= BIT_ULL(cpu % 64);
 	rtc->vector[cpu] = vector;
 	return true;
@@ -87,9 +89,13 @@ static int service(struct ioapic *io, unsigned pin, bool status)
 	if (!msg.level)
 		io->irr_delivered |= BIT(pin);
 	if (pin == IOAPIC_RTC_PIN && status) {
+		io->rtc.untracked = 0;
 		ret = io->sink->deliver(io->opaque, &msg, &io->rtc);
-		/* Nobody there must not read as "one EOI less than none" (77377064). */
-		io->rtc.pending = MAX(ret, 0);
+		/*
+		 * "Nobody there" is not "one EOI less than none" (77377064), and a CPU
+		 * past the map will not be seen to EOI.
+		 */
+		io->rtc.pending = MAX(ret - io->rtc.untracked, 0);
 	} else {
 		ret = io->sink->deliver(io->opaque, &msg, NULL);
 	}

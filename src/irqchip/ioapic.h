@@ -25,6 +25,7 @@
  */
 struct ioapic_rtc {
 	int pending;				/* CPUs that owe an EOI */
+	int untracked;				/* of the last delivery: past the map */
 	uint64_t cpus[IOAPIC_MAX_CPUS / 64];	/* index: APIC ID as the caller counts CPUs */
 	uint8_t vector[IOAPIC_MAX_CPUS];
 };
