@@ -44,7 +44,12 @@ int virtio_net_create(struct machine *m, struct pci_bus *bus, const char *name,
 
 /* virtio 1.2 "Console Device", port 0. */
 struct console_config {
-	struct console *console; /* on the machine's main loop; stays the caller's and outlives the machine */
+	/*
+	 * On the machine's main loop. Stays the caller's and must outlive the
+	 * device, but not the loop: the machine destroys what it was given
+	 * earlier after what it was given later.
+	 */
+	struct console *console;
 	struct virtio_options o;
 };
 int virtio_console_create(struct machine *m, struct pci_bus *bus, const char *name,

@@ -128,6 +128,35 @@ void driver_start(struct virtio_driver *d, uint64_t wanted, unsigned nr, uint16_
 	assert_true(driver_status(d) & VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
+void driver_start_legacy(struct virtio_driver *d, uint32_t wanted, unsigned nr)
+{
+	struct pci_guest *g = d->g;
+	uint16_t p;
+
+	cfg_write(g, d->slot, PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+	p = d->ports = (uint16_t)cfg_bar(g, d->slot, 0);
+	assert_int_not_equal(p, 0);
+	port_write(g, p + VIRTIO_PCI_STATUS, 0, 1);
+	port_write(g, p + VIRTIO_PCI_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER, 1);
+	d->features = port_read(g, p + VIRTIO_PCI_HOST_FEATURES, 4) & wanted;
+	port_write(g, p + VIRTIO_PCI_GUEST_FEATURES, d->features, 4);
+	for (unsigned i = 0; i < nr; i++) {
+		struct driver_queue *q = &d->q[i];
+		unsigned size, bytes;
+
+		port_write(g, p + VIRTIO_PCI_QUEUE_SEL, i, 2);
+		size = (unsigned)port_read(g, p + VIRTIO_PCI_QUEUE_NUM, 2);
+		bytes = (unsigned)align_up(18 * size + 6, 4096) + 8 * size + 6;
+		*q = (struct driver_queue){ .size = (uint16_t)size, .desc = driver_alloc(d, bytes) };
+		q->driver = q->desc + 16 * size;
+		q->device = align_up(q->driver + 2 * size + 6, 4096);
+		memset(driver_mem(d, q->desc, bytes), 0, bytes);
+		port_write(g, p + VIRTIO_PCI_QUEUE_PFN, q->desc / 4096, 4);
+	}
+	port_write(g, p + VIRTIO_PCI_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+		   VIRTIO_CONFIG_S_DRIVER_OK, 1);
+}
+
 uint16_t driver_add(struct virtio_driver *d, unsigned queue, const struct segment *s, unsigned nr)
 {
 	struct driver_queue *q = &d->q[queue];
@@ -154,7 +183,10 @@ uint16_t driver_add(struct virtio_driver *d, unsigned queue, const struct segmen
 
 void driver_kick(struct virtio_driver *d, unsigned queue)
 {
-	mem_write(d->g, d->q[queue].notify, queue, 2);
+	if (d->ports)
+		port_write(d->g, d->ports + VIRTIO_PCI_QUEUE_NOTIFY, queue, 2);
+	else
+		mem_write(d->g, d->q[queue].notify, queue, 2);
 }
 
 unsigned driver_used(struct virtio_driver *d, unsigned queue)

@@ -23,6 +23,7 @@ struct virtio_driver {
 	uint64_t common, device, notify;
 	uint32_t notify_mul;
 	uint64_t features;      /* negotiated */
+	uint16_t ports;         /* legacy registers; 0: modern */
 	gpa_t next;             /* free memory from here on */
 	struct driver_queue q[DRIVER_QUEUES];
 };
@@ -37,6 +38,8 @@ struct segment {
 void driver_open(struct virtio_driver *d, struct pci_guest *g, unsigned slot);
 /* Reset, negotiate what is offered of `wanted`, set up nr queues of `size`, DRIVER_OK. */
 void driver_start(struct virtio_driver *d, uint64_t wanted, unsigned nr, uint16_t size);
+/* The same by the legacy interface of a transitional device; the queues' size is the device's. */
+void driver_start_legacy(struct virtio_driver *d, uint32_t wanted, unsigned nr);
 void driver_reset(struct virtio_driver *d);
 uint8_t driver_status(struct virtio_driver *d);
 uint64_t driver_offered(struct virtio_driver *d);

@@ -3,11 +3,15 @@
  */
 #include "backend/backend.h"
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -364,6 +368,82 @@ static void test_bad_files(void **state)
 	unlink(path);
 }
 
+/* From here on the kernel answers this system call with EPERM, as a sandbox may. */
+static int forbid(unsigned nr)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = ARRAY_SIZE(code), .filter = code };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &prog);
+}
+
+/* In a process of its own, for there is no way back. Exit code 0: as it should be. */
+static int run_child(int (*fn)(void))
+{
+	int status;
+
+	if (!fork())
+		_exit(fn());
+	wait(&status);
+	return status;
+}
+
+static int child_no_uring(void)
+{
+	uint8_t buf[512] = { 0 };
+	struct image im;
+
+	if (forbid(SYS_io_uring_setup))
+		return 1;
+	image_open(&im, "/var/tmp", (struct block_config){ 0 });
+	if (strcmp(block_engine(im.b), "threads") || request(&im, BLOCK_READ, 0, 512, buf, false))
+		return 2;
+	image_close(&im);
+	return 0;
+}
+
+/* The ring works at first and then no more: errors, not a hang. */
+static int child_dead_ring(void)
+{
+	struct result t[3] = { 0 };
+	uint8_t buf[512] = { 0 };
+	struct image im;
+
+	image_open(&im, "/var/tmp", (struct block_config){ 0 });
+	if (strcmp(block_engine(im.b), "io_uring"))
+		return 0;
+	if (request(&im, BLOCK_READ, 0, 512, buf, false))
+		return 1;
+	if (forbid(SYS_io_uring_enter))
+		return 2;
+	for (int i = 0; i < 3; i++) {
+		t[i].iov[0] = (struct iovec){ buf, 512 };
+		t[i].r = (struct block_req){ .op = BLOCK_READ, .len = 512, .iov = t[i].iov, .nr_iov = 1,
+					     .done = on_done };
+		block_queue_add(im.q, &t[i].r);
+	}
+	block_queue_submit(im.q);
+	block_queue_drain(im.q);
+	for (int i = 0; i < 3; i++)
+		if (!t[i].done || t[i].result != -EPERM)
+			return 3;
+	if (request(&im, BLOCK_FLUSH, 0, 0, NULL, false) != -EPERM)
+		return 4;
+	image_close(&im);
+	return 0;
+}
+
+static void test_sandboxed(void **state)
+{
+	assert_int_equal(run_child(child_no_uring), 0);
+	assert_int_equal(run_child(child_dead_ring), 0);
+}
+
 static unsigned batches;
 
 static void on_batch(void *arg)
@@ -478,6 +558,7 @@ int main(void)
 		cmocka_unit_test(test_readonly),
 		cmocka_unit_test(test_locks),
 		cmocka_unit_test(test_bad_files),
+		cmocka_unit_test(test_sandboxed),
 		cmocka_unit_test(test_loop_and_batch),
 		cmocka_unit_test(test_mix),
 	};

@@ -373,6 +373,77 @@ static void test_reset_in_flight(void **state)
 	}
 }
 
+/* Held with requests in flight and in the ring, and let go: each is answered once. */
+static void test_pause(void **state)
+{
+	struct bed_options o = { .queues = 2, .size = 128 };
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct bed b;
+		uint8_t *st;
+
+		o.iothread = i & 1;
+		o.threads = i & 2;
+		bed_open(&b, &o);
+		st = driver_mem(&b.d, b.status, 4096);
+		for (unsigned round = 0; round < 10; round++) {
+			memset(st, STATUS_NONE, 4096);
+			for (unsigned k = 0; k < 60; k++) {
+				struct segment s[] = { { b.hdr + 16 * k, 16, false },
+						       { b.data + k * 4096, 4096, true },
+						       { b.status + k, 1, true } };
+
+				put_header(&b, b.hdr + 16 * k, VIRTIO_BLK_T_IN, k * 8);
+				driver_add(&b.d, k & 1, s, 3);
+				driver_kick(&b.d, k & 1);
+				if (k == 20 || k == 40) {
+					if (round & 1)
+						driver_turn(&b.d);
+					cfg_write(b.g, 1, PCI_COMMAND, PCI_COMMAND_MEMORY, 2);
+				}
+				if (k == 30 || k == 50)
+					cfg_write(b.g, 1, PCI_COMMAND,
+						  PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+			}
+			for (unsigned q = 0; q < 2; q++) {
+				assert_true(driver_wait(&b.d, q, 30, 5000));
+				assert_int_equal(driver_used(&b.d, q), 30);
+				while (driver_used(&b.d, q))
+					driver_take(&b.d, q, NULL);
+			}
+			for (unsigned k = 0; k < 60; k++) {
+				assert_int_equal(st[k], VIRTIO_BLK_S_OK);
+				assert_int_equal(*(uint32_t *)driver_mem(&b.d, b.data + k * 4096, 4), k * 8);
+			}
+		}
+		bed_close(&b);
+	}
+}
+
+/* A driver that cannot flush gets its writes on stable storage; with CONFIG_WCE it says so itself. */
+static void test_write_cache(void **state)
+{
+	static const unsigned wce = offsetof(struct virtio_blk_config, wce);
+	struct bed_options o = { .features = BIT_ULL(VIRTIO_BLK_F_SEG_MAX) };
+	struct bed b;
+
+	bed_open(&b, &o);
+	assert_int_equal(driver_config(&b.d, wce, 1), 0);
+	assert_int_equal(request(&b, VIRTIO_BLK_T_OUT, 0, 512, NULL), VIRTIO_BLK_S_OK);
+	mem_write(b.g, b.d.device + wce, 1, 1); /* not negotiated */
+	assert_int_equal(driver_config(&b.d, wce, 1), 0);
+	o.features = ALL;
+	bed_start(&b, &o);
+	assert_int_equal(driver_config(&b.d, wce, 1), 1);
+	mem_write(b.g, b.d.device + wce, 0, 1);
+	assert_int_equal(driver_config(&b.d, wce, 1), 0);
+	assert_int_equal(request(&b, VIRTIO_BLK_T_OUT, 0, 512, NULL), VIRTIO_BLK_S_OK);
+	/* Nothing else of the configuration can be written. */
+	mem_write(b.g, b.d.device, 0x12345678, 4);
+	assert_int_equal(driver_config(&b.d, 0, 4), SECTORS);
+	bed_close(&b);
+}
+
 /* All queues full of reads: each answered once, with the right data. */
 static void test_many(void **state)
 {
@@ -519,6 +590,8 @@ int main(void)
 		cmocka_unit_test(test_readonly),
 		cmocka_unit_test(test_broken_ring),
 		cmocka_unit_test(test_reset_in_flight),
+		cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_write_cache),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_dice),
 		cmocka_unit_test(test_same_buffer),
