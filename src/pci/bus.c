@@ -80,13 +80,13 @@ static void cf8_write(void *arg, uint64_t off, uint64_t value, unsigned len)
 	mutex_unlock(&b->lock);
 }
 
-/* Address and data are two accesses: a guest with several CPUs has a lock of its own around them. */
+/* Address and data are two accesses: a guest with several CPUs has a lock around them. */
 static uint32_t cf8_get(struct pci_bus *b)
 {
 	return (uint32_t)cf8_read(b, 0, 4);
 }
 
-/* A port access comes whole even if it passes the end of the register: the part beyond it is nobody's. */
+/* A port access comes whole even if it passes the register's end: what is beyond is nobody's. */
 static unsigned cfc_len(uint64_t off, unsigned len)
 {
 	return off + len > 4 ? 4 - (unsigned)off : len;
@@ -281,8 +281,8 @@ int bus_assign(struct pci_dev *d, struct err *e)
 		/* Memory BARs get whole pages, so that no two devices share one. */
 		align = b->type == PCI_BAR_IO ? b->size : MAX(b->size, 4096);
 		if (window_take(w, b->size, align, &at))
-			return err_set(e, -ENOSPC, "%s: no room for its BAR %u in the %s window; use "
-				       "fewer devices", d->dev.name, i, what[b->type]);
+			return err_set(e, -ENOSPC, "%s: no room for its BAR %u in the %s window; "
+				       "use fewer devices", d->dev.name, i, what[b->type]);
 		store_le32(reg, load_le32(reg) | (uint32_t)at);
 		if (b->type == PCI_BAR_MEM64)
 			store_le32(reg + 4, (uint32_t)(at >> 32));

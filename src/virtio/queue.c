@@ -153,7 +153,7 @@ bool virtq_enable_kicks(struct virtq *q)
 
 /* ---- taking requests ----------------------------------------------------------- */
 
-/* A descriptor as it was at one moment: the compiler must not go back to guest memory for a part of it. */
+/* A descriptor as it was at one moment: the compiler must not go back to guest memory for parts. */
 static struct vring_desc load_desc(const void *table, unsigned i)
 {
 	struct vring_desc d;

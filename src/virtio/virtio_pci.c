@@ -257,7 +257,7 @@ static void write_queue(struct virtio_pci *p, unsigned off, uint32_t value)
 	}
 }
 
-/* "The driver MUST access each field using the natural access method": what else comes is dropped. */
+/* "The driver MUST access each field using the natural access method": the rest is dropped. */
 static unsigned field_len(unsigned off)
 {
 	switch (off) {
@@ -333,7 +333,7 @@ static void modern_write(void *arg, uint64_t off, uint64_t value, unsigned len)
 
 	mutex_lock(&p->v->lock);
 	if (off >= VPCI_NOTIFY) {
-		/* Only what no doorbell took comes here. The place tells the queue, the value does not. */
+		/* Only what no doorbell took comes here. The place tells the queue. */
 		if (off % VPCI_NOTIFY_MUL == 0)
 			virtio_kick(p->v, (unsigned)(off - VPCI_NOTIFY) / VPCI_NOTIFY_MUL);
 	} else if (off >= VPCI_DEVICE) {
@@ -366,8 +366,8 @@ static bool window(const struct virtio_pci *p, uint32_t *off, uint32_t *len)
 
 static bool touches_window(const struct virtio_pci *p, unsigned off, unsigned len)
 {
-	return range_overlaps(off, len, p->cfg_cap + offsetof(struct virtio_pci_cfg_cap, pci_cfg_data),
-			      4);
+	return range_overlaps(off, len,
+			      p->cfg_cap + offsetof(struct virtio_pci_cfg_cap, pci_cfg_data), 4);
 }
 
 static void vpci_reading(struct pci_dev *d, unsigned off, unsigned len)

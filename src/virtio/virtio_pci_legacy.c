@@ -74,13 +74,13 @@ static uint64_t legacy_read(void *arg, uint64_t off, unsigned len)
 	return value;
 }
 
-/* "Virtqueue Layout" of the legacy interface: three parts in a row, the used ring on a page of its own. */
+/* Legacy "Virtqueue Layout": three parts in a row, the used ring on a page of its own. */
 static void write_pfn(struct virtio_pci *p, uint32_t pfn)
 {
 	struct virtq *q = vpci_selected(p);
 
 	if (!pfn) {
-		/* A driver that goes away takes its queues back one by one; the first stops the device. */
+		/* A driver that leaves takes its queues back one by one: the first stops all. */
 		if (p->v->started)
 			vpci_write_status(p, 0);
 		else if (q)

@@ -446,7 +446,7 @@ static void test_slots_run_out(void **state)
 	free(d);
 }
 
-/* Any write of any width anywhere must leave the function harmless and its read-only bits as they were. */
+/* Any write of any width anywhere leaves the function harmless and read-only bits as they were. */
 static void test_random_writes(void **state)
 {
 	struct pci_guest *g = *state;

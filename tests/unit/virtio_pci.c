@@ -27,6 +27,7 @@ struct echo {
 	bool hold;               /* leave requests in flight */
 	bool insist;             /* put each request back, as a driver that never stops */
 	bool no_start;
+	bool finish;             /* stop_queue() finishes what is in flight, and does not flush */
 	uint16_t held[SIZE];
 	_Atomic unsigned nr_held;
 	unsigned starts, stops, queue_stops;
@@ -68,8 +69,12 @@ static void echo_stop_queue(struct virtio_dev *v, struct virtq *q)
 
 	e->queue_stops++;
 	while (e->nr_held && q->index == 0) {
-		atomic_fetch_sub(&e->nr_held, 1);
-		virtq_unpop(q);
+		unsigned n = atomic_fetch_sub(&e->nr_held, 1) - 1;
+
+		if (e->finish)
+			virtq_push(q, e->held[n], 0);
+		else
+			virtq_unpop(q);
 	}
 }
 
@@ -132,25 +137,25 @@ struct fixture {
 	struct ring r[NR];
 };
 
-static struct echo *echo_new(struct pci_guest *g, const struct virtio_options *o)
+static struct echo *echo_new(struct pci_guest *g, const struct virtio_options *o, uint16_t size)
 {
 	struct echo *e = calloc(1, sizeof(*e));
 
-	assert_int_equal(virtio_dev_init(&e->v, g->m, &echo_ops, NR, SIZE, sizeof(e->config), o),
+	assert_int_equal(virtio_dev_init(&e->v, g->m, &echo_ops, NR, size, sizeof(e->config), o),
 			 0);
 	e->v.offered = FEATURE;
 	memcpy(e->config, "configspace!", 12);
 	return e;
 }
 
-static struct fixture *make(const struct virtio_options *o, bool any_length)
+static struct fixture *make(const struct virtio_options *o, bool any_length, uint16_t size)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct err err = { "" };
 
 	f->g = pci_guest_create(MEM);
 	fake_kvm_set_cap(&f->g->k, KVM_CAP_IOEVENTFD_ANY_LENGTH, any_length);
-	f->e = echo_new(f->g, o);
+	f->e = echo_new(f->g, o, size);
 	if (virtio_pci_create(&f->e->v, f->g->bus, "echo0", &err))
 		fail_msg("%s", err.text);
 	for (struct device *d = f->g->m->devices; d; d = d->next)
@@ -158,7 +163,7 @@ static struct fixture *make(const struct virtio_options *o, bool any_length)
 			d->ops->reset(d);
 	vpci_probe(&f->d, f->g, SLOT);
 	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
+		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, size);
 	return f;
 }
 
@@ -166,7 +171,7 @@ static int setup(void **state)
 {
 	static const struct virtio_options o;
 
-	*state = make(&o, true);
+	*state = make(&o, true, SIZE);
 	return 0;
 }
 
@@ -174,7 +179,7 @@ static int setup_line(void **state)
 {
 	static const struct virtio_options o = { .inject = INJECT_LINE };
 
-	*state = make(&o, true);
+	*state = make(&o, true, SIZE);
 	return 0;
 }
 
@@ -182,7 +187,7 @@ static int setup_exit(void **state)
 {
 	static const struct virtio_options o = { .notify = NOTIFY_EXIT };
 
-	*state = make(&o, true);
+	*state = make(&o, true, SIZE);
 	return 0;
 }
 
@@ -190,7 +195,7 @@ static int setup_no_length(void **state)
 {
 	static const struct virtio_options o;
 
-	*state = make(&o, false);
+	*state = make(&o, false, SIZE);
 	return 0;
 }
 
@@ -198,7 +203,7 @@ static int setup_transitional(void **state)
 {
 	static const struct virtio_options o = { .transitional = true };
 
-	*state = make(&o, true);
+	*state = make(&o, true, SIZE);
 	return 0;
 }
 
@@ -206,7 +211,15 @@ static int setup_transitional_line(void **state)
 {
 	static const struct virtio_options o = { .transitional = true, .inject = INJECT_LINE };
 
-	*state = make(&o, true);
+	*state = make(&o, true, SIZE);
+	return 0;
+}
+
+static int setup_long(void **state)
+{
+	static const struct virtio_options o;
+
+	*state = make(&o, true, 1024);
 	return 0;
 }
 
@@ -687,6 +700,25 @@ static void test_pause(void **state)
 	assert_int_equal(f->e->stops, 0);
 }
 
+static void test_pause_finishes(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t id, len;
+
+	start(f, MODERN);
+	f->e->hold = f->e->finish = true;
+	ask(f, 0);
+	vpci_kick(&f->d, 0);
+	turn(f);
+	f->e->v.dev->ops->pause(f->e->v.dev);
+	assert_true(ring_take(&f->r[0], &id, &len));
+	fake_kvm_serve(&f->g->k);
+	assert_int_equal(f->g->k.nr_msis, 1);
+	f->e->v.dev->ops->resume(f->e->v.dev);
+	turn(f);
+	assert_false(ring_take(&f->r[0], &id, &len));
+}
+
 static void test_bus_master(void **state)
 {
 	struct fixture *f = *state;
@@ -779,6 +811,25 @@ static void test_hammered_queue(void **state)
 	assert_true(answered(f, 1));
 	alarm(0);
 	f->e->insist = false;
+}
+
+/* More than one handle() may take, offered at once: the rest comes without another kick. */
+static void test_more_than_the_budget(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t id, len;
+	unsigned n = 0;
+
+	start(f, MODERN);
+	turn(f);
+	for (unsigned i = 0; i < 700; i++)
+		ring_add(&f->r[0], DATA, 1, true);
+	vpci_kick(&f->d, 0);
+	turn(f);
+	while (ring_take(&f->r[0], &id, &len))
+		assert_int_equal(id, n++);
+	assert_int_equal(n, 700);
+	assert_int_equal(f->e->v.queues[0].kicks, 1);
 }
 
 /* Kicks, resets and restarts from one thread, the queues on another. */
@@ -1040,7 +1091,7 @@ static void test_create_refusals(void **state)
 	virtio_dev_fini(&v);
 	/* Slots run out: the device stays the caller's. */
 	for (;;) {
-		e = echo_new(f->g, &plain);
+		e = echo_new(f->g, &plain, SIZE);
 		if (virtio_pci_create(&e->v, f->g->bus, "echo", &err))
 			break;
 		n++;
@@ -1063,8 +1114,9 @@ int main(void)
 		T(test_no_ioeventfd_left), U(setup_line, test_intx),
 		T(test_intx_rests_under_msix), T(test_stray_kicks), T(test_queue_registers),
 		T(test_device_config), T(test_rings_outside_ram), T(test_bad_request),
-		T(test_reset_in_flight), T(test_pause), T(test_bus_master), T(test_machine_reset),
-		T(test_config_window), T(test_hammered_queue), T(test_own_thread),
+		T(test_reset_in_flight), T(test_pause), T(test_pause_finishes), T(test_bus_master), T(test_machine_reset),
+		T(test_config_window), T(test_hammered_queue),
+		U(setup_long, test_more_than_the_budget), T(test_own_thread),
 		T(test_random_registers), L(test_legacy_identity),
 		U(setup_transitional_line, test_legacy_doorbell), L(test_legacy_doorbell),
 		L(test_legacy_msix), L(test_legacy_stop), L(test_legacy_outside_ram),
