@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -27,20 +28,31 @@ static const struct iovec zero_iov[NR_ZERO_IOV] = { Z16, Z16, Z16, Z16 };
 /* ---- the image ------------------------------------------------------- */
 
 /*
+ * The lock is held by an open file of its own: the kernel lets go of the files
+ * registered with an io_uring only a while after their process is gone, and a
+ * monitor that was killed must not keep the next one out.
+ *
  * A file system without locks (some network ones) must not make the image
  * unusable: only a lock that somebody holds refuses.
  */
-static int image_lock(int fd, bool readonly, const char *path, struct err *e)
+static int image_lock(struct block *b, int flags, const char *path, struct err *e)
 {
-	struct flock fl = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	struct flock fl = { .l_type = b->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	char self[64];
 
-	if (!fcntl(fd, F_OFD_SETLK, &fl))
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", b->fd);
+	b->lock_fd = open(self, flags);
+	if (b->lock_fd < 0)
+		return err_set(e, -errno, "%s: cannot open it a second time to lock it: %s", path,
+			       strerror(errno));
+	if (!fcntl(b->lock_fd, F_OFD_SETLK, &fl))
 		return 0;
 	if (errno != EAGAIN && errno != EACCES) {
-		if (!flock(fd, (readonly ? LOCK_SH : LOCK_EX) | LOCK_NB) || errno != EWOULDBLOCK)
+		if (!flock(b->lock_fd, (b->readonly ? LOCK_SH : LOCK_EX) | LOCK_NB) ||
+		    errno != EWOULDBLOCK)
 			return 0;
 	}
-	if (readonly)
+	if (b->readonly)
 		return err_set(e, -EAGAIN, "%s: somebody has it open for writing: stop the other "
 			       "machine or give this one a copy", path);
 	return err_set(e, -EAGAIN, "%s: somebody has it open: stop the other machine, or open "
@@ -119,7 +131,7 @@ int block_open(struct block **out, const struct block_config *c, struct err *e)
 
 	if (!b)
 		return err_set(e, -ENOMEM, "%s: no memory", c->path);
-	b->buffered_fd = -1;
+	b->buffered_fd = b->lock_fd = -1;
 	b->align = 1;
 	b->readonly = c->readonly;
 	b->no_flush = c->no_flush;
@@ -147,8 +159,7 @@ int block_open(struct block **out, const struct block_config *c, struct err *e)
 	(void)fcntl(b->fd, F_SETFL, 0);
 	r = image_size(b->fd, c->path, &b->size, e);
 	if (!r)
-		r = image_lock(b->fd, b->readonly, c->path, e);
-	b->locked = !r;
+		r = image_lock(b, flags, c->path, e);
 	if (!r && c->direct)
 		r = open_direct(b, c->path, flags, e);
 	if (r)
@@ -163,17 +174,10 @@ close_all:
 
 void block_close(struct block *b)
 {
-	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
-
 	if (!b)
 		return;
-	/* The kernel lets go of a ring's files a while after it is gone: unlock now, by name. */
-	if (b->locked) {
-		int fd = b->buffered_fd >= 0 ? b->buffered_fd : b->fd;
-
-		(void)fcntl(fd, F_OFD_SETLK, &fl);
-		(void)flock(fd, LOCK_UN);
-	}
+	if (b->lock_fd >= 0)
+		close(b->lock_fd);
 	if (b->fd >= 0)
 		close(b->fd);
 	if (b->buffered_fd >= 0)

@@ -13,8 +13,9 @@
 struct block {
 	int fd;              /* as the user wants it: O_DIRECT or not */
 	int buffered_fd;     /* with O_DIRECT: for what is not aligned; else -1 */
+	int lock_fd;         /* holds the image's lock */
 	uint64_t size;       /* bytes */
-	bool readonly, no_flush, threads, locked;
+	bool readonly, no_flush, threads;
 	unsigned align;      /* O_DIRECT: of offset, length and memory; else 1 */
 	_Atomic bool no_punch, no_zero_range; /* the file system said so */
 	_Atomic bool used_threads;            /* a queue had to do without io_uring */
