@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * 16550A UART (National Semiconductor PC16550D data sheet; section names below
- * are its). The line is infinitely fast to the outside: what is written is sent
- * at once, so THRE and TEMT are always set and the THRE interrupt is an event
- * that each write makes anew. Input waits in the console while the FIFO is
- * full, so nothing overruns but what the guest loops back to itself.
+ * are its). What is written is sent at once, so THRE and TEMT are always set and
+ * a guest that polls them never waits. The THRE interrupt, though, comes a while
+ * after the write: an interrupt handler that is asked for more the moment it has
+ * written would never come to its end (Linux: "soft lockup" when one CPU fills
+ * the buffer and another empties it). Input waits in the console while the FIFO
+ * is full, so nothing overruns but what the guest loops back to itself.
  */
 #include "device/device.h"
 #include "device/timer.h"
@@ -56,6 +58,10 @@
 #define MSR_RI         BIT(6)
 #define MSR_DCD        BIT(7)
 
+/* Before THRE interrupts again the guest has a quarter of its last burst's time, at least this. */
+#define THRE_DELAY_NS  50000u
+#define THRE_SHARE     4
+
 #define BAUD_BASE      115200u
 #define CHAR_BITS      10u
 
@@ -64,11 +70,12 @@ struct serial {
 	pthread_mutex_t lock;
 	struct region region;
 	struct irq_wire wire;
-	struct chip_timer timeout;
+	struct chip_timer timeout, sent;
 	struct console *con;
 	uint8_t ier, fcr, lcr, mcr, msr, scr, dll, dlm;
 	bool overrun;        /* LSR's OE */
 	bool thre_pending;   /* the transmitter became empty and nobody has been told */
+	uint64_t burst;      /* clock_ns() of the first write that waits for THRE, 0: none waits */
 	bool timed_out;      /* character timeout indication */
 	bool starved;        /* the console has more and waits for console_resume() */
 	uint8_t fifo[FIFO_SIZE];
@@ -167,6 +174,19 @@ static void serial_on_timeout(void *arg)
 	mutex_unlock(&s->lock);
 }
 
+static void serial_on_sent(void *arg)
+{
+	struct serial *s = arg;
+
+	mutex_lock(&s->lock);
+	if (s->burst) {
+		s->burst = 0;
+		s->thre_pending = true;
+		update_irq_locked(s);
+	}
+	mutex_unlock(&s->lock);
+}
+
 static size_t serial_input(void *arg, const void *data, size_t len)
 {
 	struct serial *s = arg;
@@ -253,10 +273,18 @@ static void update_modem_locked(struct serial *s)
 /* Returns true if the byte is to go to the console. */
 static bool transmit_locked(struct serial *s, uint8_t byte)
 {
-	/* The interrupt falls with the write and rises when the byte is gone: an edge. */
+	uint64_t now;
+
 	s->thre_pending = false;
-	update_irq_locked(s);
-	s->thre_pending = true;
+	if (s->ier & IER_THRE) {
+		now = clock_ns();
+		if (!s->burst)
+			s->burst = now;
+		if (!chip_timer_set(&s->sent, now + MAX((now - s->burst) / THRE_SHARE, THRE_DELAY_NS))) {
+			update_irq_locked(s); /* falls and rises: an edge, too early but not lost */
+			s->thre_pending = true;
+		}
+	}
 	if (!(s->mcr & MCR_LOOP))
 		return true;
 	if (s->count < capacity(s))
@@ -299,8 +327,10 @@ static void serial_write(void *arg, uint64_t off, uint64_t value, unsigned len)
 			break;
 		}
 		/* Enabling THRE while the transmitter is empty interrupts at once, each time. */
-		if ((v & IER_THRE) && !(s->ier & IER_THRE))
-			s->thre_pending = true;
+		if ((v ^ s->ier) & IER_THRE) {
+			s->thre_pending = v & IER_THRE;
+			s->burst = 0;
+		}
 		s->ier = v & 0x0f;
 		break;
 	case REG_IIR:
@@ -339,6 +369,7 @@ static void serial_reset(struct device *dev)
 	s->ier = s->fcr = s->lcr = s->mcr = s->scr = s->dlm = 0;
 	s->dll = 12; /* 9600 baud */
 	s->overrun = s->thre_pending = false;
+	s->burst = 0;
 	clear_rx_locked(s);
 	update_modem_locked(s);
 	s->msr &= ~MSR_DELTA;
@@ -350,6 +381,7 @@ static void serial_reset(struct device *dev)
 static void serial_free(struct serial *s)
 {
 	chip_timer_destroy(&s->timeout);
+	chip_timer_destroy(&s->sent);
 	irq_wire_fini(&s->wire);
 	mutex_destroy(&s->lock);
 	free(s);
@@ -376,6 +408,7 @@ int serial_create(struct machine *m, struct console *con)
 		return -ENOMEM;
 	mutex_init(&s->lock);
 	chip_timer_init(&s->timeout, m->loop, serial_on_timeout, s);
+	chip_timer_init(&s->sent, m->loop, serial_on_sent, s);
 	irq_wire_init(&s->wire, m->irq, LAYOUT_GSI_COM1, "com1");
 	s->con = con;
 	s->dev = (struct device){ .ops = &serial_ops, .name = "com1", .machine = m };

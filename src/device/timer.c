@@ -50,15 +50,18 @@ void chip_timer_destroy(struct chip_timer *t)
 	mutex_destroy(&t->lock);
 }
 
-void chip_timer_set(struct chip_timer *t, uint64_t deadline)
+bool chip_timer_set(struct chip_timer *t, uint64_t deadline)
 {
+	bool ok = true;
+
 	mutex_lock(&t->lock);
 	t->deadline = deadline;
 	if (deadline && !t->posted && (!t->armed || deadline < t->armed)) {
 		if (loop_is_current(t->loop))
 			arm_locked(t);
-		else /* without memory the timer is late until somebody sets it again */
-			t->posted = loop_post(t->loop, on_post, t) == 0;
+		else
+			ok = t->posted = loop_post(t->loop, on_post, t) == 0;
 	}
 	mutex_unlock(&t->lock);
+	return ok;
 }

@@ -26,7 +26,8 @@ void chip_timer_destroy(struct chip_timer *t);
 /*
  * Any thread; the chip's lock may be held. deadline 0 cancels: a fire() that
  * has begun may still come, so it looks at the chip's state under its lock.
+ * False if there is no memory to tell the loop: then it may come late or never.
  */
-void chip_timer_set(struct chip_timer *t, uint64_t deadline);
+bool chip_timer_set(struct chip_timer *t, uint64_t deadline);
 
 #endif

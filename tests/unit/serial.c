@@ -157,15 +157,54 @@ static void test_thre(void **state)
 	out(IER, 0);
 	out(IER, 2);
 	assert_true(line());
-	/* A write while it is pending makes a new edge. */
+	/* A write takes it away, and some time later the transmitter is empty: a new edge. */
 	changes = bed.kvm.line_changes[4];
 	out(THR, 'x');
+	assert_false(line());
+	assert_int_equal(in(LSR) & 0x60, 0x60); /* who polls need not wait */
+	out(IER, 3); /* another interrupt's enable does not lose it */
+	chip_bed_run(&bed, 5);
 	assert_true(line());
 	assert_int_equal(bed.kvm.line_changes[4], changes + 2);
-	/* Disabling lowers without forgetting. */
+	/* Once for a burst. */
+	for (int i = 0; i < 16; i++)
+		out(THR, 'x');
+	chip_bed_run(&bed, 5);
+	assert_int_equal(in(IIR), 0x02);
+	chip_bed_run(&bed, 5);
+	assert_int_equal(in(IIR), 0x01);
+	out(THR, 'x');
+	/* Disabled while it was due: nothing comes, until it is enabled again. */
 	out(IER, 0);
+	chip_bed_run(&bed, 5);
 	assert_false(line());
 	assert_int_equal(in(IIR), 0x01);
+	out(IER, 2);
+	assert_int_equal(in(IIR), 0x02);
+}
+
+/* The guest has a part of its time for itself: no handler is kept busy for ever. */
+static void test_thre_leaves_time(void **state)
+{
+	uint64_t start, wrote, end;
+
+	out(IER, 2);
+	(void)in(IIR);
+	start = clock_ns();
+	for (int i = 0; i < 16; i++) {
+		struct timespec ts = { 0, 1000000 };
+
+		out(THR, 'x');
+		nanosleep(&ts, NULL);
+	}
+	out(THR, 'x');
+	wrote = clock_ns();
+	do
+		chip_bed_run(&bed, 1);
+	while (!line() && clock_ns() - wrote < NSEC_PER_SEC);
+	end = clock_ns();
+	assert_true(line());
+	assert_true(end - wrote >= (wrote - start) / 5);
 }
 
 static void test_priority(void **state)
@@ -176,6 +215,7 @@ static void test_priority(void **state)
 	out(MCR, 0x10 | 0x02);
 	out(THR, 'a');
 	out(THR, 'b');
+	chip_bed_run(&bed, 5);
 	assert_int_equal(in(IIR), 0x06);
 	assert_int_equal(in(LSR) & 0x03, 0x03);
 	assert_int_equal(in(LSR) & 0x02, 0); /* read once */
@@ -371,6 +411,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_divisor_latch, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_output, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_thre, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thre_leaves_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_priority, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ring_edge, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_trigger_levels, setup, teardown),
