@@ -298,8 +298,8 @@ int virtio_net_create(struct machine *m, struct pci_bus *bus, const char *name,
 	memcpy(d->config.mac, c->mac, sizeof(c->mac));
 	d->config.status = VIRTIO_NET_S_LINK_UP;
 	d->flush = (struct loop_timer){ .fire = rx_flush, .arg = d };
-	r = virtio_dev_init(&d->v, m, &net_ops, 2, size, offsetof(struct virtio_net_config, max_virtqueue_pairs),
-			    &c->o);
+	r = virtio_dev_init(&d->v, m, &net_ops, 2, size,
+			    offsetof(struct virtio_net_config, max_virtqueue_pairs), &c->o);
 	if (r) {
 		free(d);
 		return err_set(e, r, "%s: %s", name, strerror(-r));

@@ -57,7 +57,8 @@ unsigned driver_used(struct virtio_driver *d, unsigned queue);
 bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n, unsigned ms);
 /* Take the next used entry. */
 uint32_t driver_take(struct virtio_driver *d, unsigned queue, uint16_t *head);
-/* Run the machine's loop for a moment, or for a while. */
+/* Run the machine's loop once, for a moment, or for a while. */
+void driver_step(struct virtio_driver *d);
 void driver_turn(struct virtio_driver *d);
 void driver_idle(struct virtio_driver *d, unsigned ms);
 

@@ -42,8 +42,8 @@ static void bed_start(struct bed *b, const struct bed_options *o)
 static void bed_open(struct bed *b, const struct bed_options *o)
 {
 	struct block_config bc = { .path = b->path, .readonly = o->readonly, .threads = o->threads };
-	struct blk_config c = { .queues = o->queues, .iothread = o->iothread, .poll_ns = o->poll_ns,
-				.serial = "BELL-0123456789" };
+	struct blk_config c = { .queues = o->queues, .queue_size = o->size, .iothread = o->iothread,
+				.poll_ns = o->poll_ns, .serial = "BELL-0123456789" };
 	struct err e = { "" };
 	int fd;
 
@@ -552,6 +552,41 @@ static void test_same_buffer(void **state)
 	bed_close(&b);
 }
 
+/*
+ * More offered while as many as the device has slots for are in flight (slow
+ * ones: flushes): it neither spins nor forgets them.
+ */
+static void test_no_slot(void **state)
+{
+	struct bed_options o = { .size = 8 };
+
+	for (unsigned i = 0; i < 2; i++, o.threads = true) {
+		struct bed b;
+
+		bed_open(&b, &o);
+		for (unsigned round = 0; round < 20; round++) {
+			struct segment s[] = { { b.hdr, 16, false }, { b.status, 1, true } };
+
+			assert_int_equal(request(&b, VIRTIO_BLK_T_OUT, 0, 65536, NULL), VIRTIO_BLK_S_OK);
+			put_header(&b, b.hdr, VIRTIO_BLK_T_FLUSH, 0);
+			for (unsigned half = 0; half < 2; half++) {
+				for (unsigned n = 0; n < 8; n++) {
+					b.d.q[0].next_desc = 0;
+					driver_add(&b.d, 0, s, 2);
+				}
+				driver_kick(&b.d, 0);
+				if (!half)
+					driver_step(&b.d); /* taken, and surely not yet answered */
+			}
+			assert_true(driver_wait(&b.d, 0, 16, 10000));
+			while (driver_used(&b.d, 0))
+				driver_take(&b.d, 0, NULL);
+		}
+		assert_false(driver_status(&b.d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+		bed_close(&b);
+	}
+}
+
 static void test_bad_options(void **state)
 {
 	struct pci_guest *g = pci_guest_create(16 << 20);
@@ -595,6 +630,7 @@ int main(void)
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_dice),
 		cmocka_unit_test(test_same_buffer),
+		cmocka_unit_test(test_no_slot),
 		cmocka_unit_test(test_bad_options),
 	};
 
