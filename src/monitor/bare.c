@@ -133,7 +133,6 @@ static int set_sregs(struct vcpu *v, unsigned cpu, bool user)
 int bare_enable_lapic(struct vcpu *v)
 {
 	struct kvm_lapic_state s;
-	struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	int r = vcpu_get_lapic(v, &s);
 
 	if (r)
@@ -141,12 +140,12 @@ int bare_enable_lapic(struct vcpu *v)
 	store_le32(s.regs + 0xf0, 0x1ff);
 	store_le32(s.regs + 0xe0, 0xffffffff); /* flat logical destinations: bit = APIC ID */
 	store_le32(s.regs + 0xd0, 1u << (24 + v->id));
-	r = vcpu_set_lapic(v, &s);
-	return r ? r : vcpu_set_mp_state(v, &mp);
+	return vcpu_set_lapic(v, &s);
 }
 
 static int open_cpu(struct bare *b, unsigned i, const struct kvm_cpuid2 *cpuid, struct err *e)
 {
+	const struct bare_job idle = { .entry = BARE_IDLE };
 	struct vcpu *v = &b->cpus[i];
 	int r = vcpu_open(v, &b->vm, i);
 
@@ -156,9 +155,9 @@ static int open_cpu(struct bare *b, unsigned i, const struct kvm_cpuid2 *cpuid, 
 	r = vcpu_set_cpuid(v, cpuid);
 	if (r)
 		return err_set(e, r, "KVM_SET_CPUID2 failed: %s", strerror(-r));
-	r = set_sregs(v, i, false);
+	r = bare_enter(v, i, &idle);
 	if (r)
-		return err_set(e, r, "KVM_SET_SREGS failed: %s", strerror(-r));
+		return err_set(e, r, "KVM refuses a vCPU's registers: %s", strerror(-r));
 	r = b->irqchip ? bare_enable_lapic(v) : 0;
 	return r ? err_set(e, r, "cannot enable the local APIC: %s", strerror(-r)) : 0;
 }
@@ -246,13 +245,17 @@ static int set_regs(struct vcpu *v, unsigned cpu, const struct bare_job *job, bo
 
 int bare_enter(struct vcpu *v, unsigned cpu, const struct bare_job *job)
 {
+	const struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	bool user = job->entry == BARE_SPIN;
 	int r;
 
 	if (cpu >= BARE_MAX_CPUS || (unsigned)job->entry >= NR_BARE_ENTRIES)
 		return -EINVAL;
 	r = set_sregs(v, cpu, user);
-	return r ? r : set_regs(v, cpu, job, user);
+	if (!r)
+		r = set_regs(v, cpu, job, user);
+	/* It may have been halted: new registers do not end that. */
+	return r ? r : vcpu_set_mp_state(v, &runnable);
 }
 
 int bare_set(struct bare *b, unsigned cpu, enum bare_entry entry, uint64_t where, uint64_t value)

@@ -50,9 +50,9 @@ struct bare_job {
  * write EOI to the local APIC, else nowhere.
  */
 void bare_build(uint8_t *mem, unsigned cpus, bool lapic);
-/* Enable the vCPU's local APIC, and make a secondary one runnable. */
+/* Enable the vCPU's local APIC. */
 int bare_enable_lapic(struct vcpu *v) __must_check;
-/* Set all registers for the job. On the vCPU's thread, or while it stands. */
+/* Set all registers for the job, and make the vCPU runnable. On the vCPU's thread, or while it stands. */
 int bare_enter(struct vcpu *v, unsigned cpu, const struct bare_job *job) __must_check;
 /* How often the CPU took the vector. Any thread, changes at any moment. */
 uint64_t bare_count_in(const uint8_t *mem, unsigned cpu, unsigned vector);
