@@ -158,7 +158,7 @@ static const struct opt disk_keys[] = {
 	  .offset = offsetof(struct disk_option, queue_size), .check = check_pow2,
 	  .help = "Entries a queue, a power of two. Default 256." },
 	{ .name = "iothread", .type = OPT_ONOFF, .offset = offsetof(struct disk_option, iothread),
-	  .help = "Serve the disk on a thread of its own instead of the main loop. Default off." },
+	  .help = "Serve the disk on a thread of its own; off: in the main loop. Default on." },
 	{ .name = "poll", .type = OPT_NUMBER, .metavar = "MICROSECONDS", .min = 0, .max = 1000000,
 	  .offset = offsetof(struct disk_option, poll_us),
 	  .help = "Longest time the I/O thread spins for more work before it sleeps. Default 0: "
@@ -195,7 +195,9 @@ static const struct opt net_keys[] = {
 	{ NULL },
 };
 
-static const struct disk_option disk_defaults = { .queues = 1, .queue_size = 256 };
+static const struct disk_option disk_defaults = {
+	.queues = 1, .queue_size = 256, .iothread = true,
+};
 static const struct net_option net_defaults = { 0 };
 
 #define FIELD(f) .offset = offsetof(struct run_options, f)
@@ -265,7 +267,7 @@ const struct command run_table = {
 	.examples = (const char *const[]){
 		"belfry run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 quiet'",
 		"A kernel and its initial RAM disk:",
-		"belfry run --kernel vmlinuz --disk root.img,cache=none,iothread=on --cpus 4 --mem 2G",
+		"belfry run --kernel vmlinuz --disk root.img,cache=none,queues=4 --cpus 4 --mem 2G",
 		"From a disk, four CPUs:",
 		"belfry run --kernel vmlinuz --initrd i.img --net user,hostfwd=tcp::2222-:22",
 		"With a network, the guest's ssh at port 2222 of the host:",

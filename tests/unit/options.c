@@ -88,7 +88,7 @@ static const struct bad bad_runs[] = {
 	{ "--kernel k --disk d,queue-size=2048", { "must be 4 to 1024" } },
 	{ "--kernel k --disk d,iothread=yes", { "iothread=yes: must be on or off" } },
 	{ "--kernel k --disk d,iothread", { "iothread needs a value: iothread=on|off" } },
-	{ "--kernel k --disk d,poll=9", { "poll needs iothread=on" } },
+	{ "--kernel k --disk d,iothread=off,poll=9", { "poll needs iothread=on" } },
 	{ "--kernel k --disk d,cache=fast", { "must be writeback, none or unsafe" } },
 	{ "--kernel k --disk d,serial=aaaaaaaaaaaaaaaaaaaaa", { "20 characters at most" } },
 	{ "--kernel k --disk d,serial=", { "serial=: must not be empty" } },
@@ -165,15 +165,16 @@ static void test_everything(void **state)
 			       "--accel kvm --kernel=v --initrd i --cmdline a=b --cpus 255 --mem 3G "
 			       "--disk a.img,readonly,queues=4,queue-size=128,iothread=on,poll=50,"
 			       "cache=none,serial=XY,notify=exit,inject=msi,transitional=on "
-			       "--disk b.img --net user,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:53-"
-			       "10.0.2.15:53,mac=52:54:00:AB:cd:ef --net tap=t0,inject=line,iothread=on "
+			       "--disk b.img --disk c.img,iothread=off --net user,hostfwd=tcp::2222-:22,"
+			       "hostfwd=udp:127.0.0.1:53-10.0.2.15:53,mac=52:54:00:AB:cd:ef "
+			       "--net tap=t0,inject=line,iothread=on "
 			       "--irqchip kernel --console virtio --name vm-1 --log debug --rng off "
 			       "--debug-exit", &o, &pool, &e), 0);
 	assert_int_equal(o.accel, ACCEL_KVM);
 	assert_string_equal(o.cmdline, "a=b");
 	assert_int_equal(o.cpus, 255);
 	assert_int_equal(o.mem, 3ull << 30);
-	assert_int_equal(o.nr_disks, 2);
+	assert_int_equal(o.nr_disks, 3);
 	assert_string_equal(o.disks[0].file, "a.img");
 	assert_string_equal(o.disks[0].serial, "XY");
 	assert_true(o.disks[0].readonly && o.disks[0].iothread);
@@ -188,6 +189,9 @@ static void test_everything(void **state)
 	assert_int_equal(o.disks[1].queues, 1);
 	assert_int_equal(o.disks[1].queue_size, 256);
 	assert_false(o.disks[1].readonly);
+	/* A thread of its own is the default; off is the main loop. */
+	assert_true(o.disks[1].iothread);
+	assert_false(o.disks[2].iothread);
 	assert_int_equal(o.disks[1].transport.notify, NOTIFY_IOEVENTFD);
 	assert_int_equal(o.disks[1].transport.inject, INJECT_AUTO);
 	assert_int_equal(o.nr_nets, 2);
