@@ -129,9 +129,9 @@ static void test_window_spins(void **state)
 {
 	struct source *s = *state;
 
-	loop_set_poll_window(s->l, 2000000);
+	loop_set_poll_window(s->l, 30000000);
 	s->work = 1;
-	run_for(s, 10000000);
+	run_for(s, 200000000);
 	/* It looked all through the window, and announced sleep only after it. */
 	assert_true(s->polls > 20);
 	assert_in_range(s->sleeps, 1, 3);

@@ -230,13 +230,18 @@ static void test_periodic(void **state)
 
 static void test_missed_ticks_are_one(void **state)
 {
-	struct timespec ts = { 0, 30000000 };
+	struct timespec ts = { 0, 40000000 };
+	unsigned again = 1;
 
-	set(0x0a, 0x26);
+	set(0x0a, 0x2a); /* 64 Hz */
 	set(0x0b, 0x42);
-	nanosleep(&ts, NULL); /* the loop does not run */
-	assert_int_equal(get(0x0c) & 0xc0, 0xc0);
-	assert_int_equal(get(0x0c) & 0x40, 0x00);
+	/* A tick may fall between the two reads on a busy machine, but not every time. */
+	for (int i = 0; i < 5 && again; i++) {
+		nanosleep(&ts, NULL); /* the loop does not run */
+		assert_int_equal(get(0x0c) & 0xc0, 0xc0);
+		again = get(0x0c) & 0x40;
+	}
+	assert_int_equal(again, 0);
 }
 
 static void test_flags_without_interrupt(void **state)
