@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -348,6 +349,40 @@ static void test_locks(void **state)
 	unlink(im.path);
 }
 
+/* A monitor that was killed in the middle of its work does not keep the next one out. */
+static void test_lock_dies(void **state)
+{
+	uint8_t buf[4096] = { 1 };
+	struct image im;
+	struct err e;
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	for (unsigned i = 0; i < 10; i++) {
+		make_file(im.path, sizeof(im.path), "/var/tmp", IMAGE_SIZE);
+		assert_int_equal(pipe(ready), 0);
+		pid = fork();
+		if (!pid) {
+			struct block_config c = { .path = im.path };
+
+			if (!loop_create(&im.loop) && !block_open(&im.b, &c, NULL) &&
+			    !block_queue_create(&im.q, im.b, im.loop) &&
+			    !request(&im, BLOCK_WRITE, 0, sizeof(buf), buf, false))
+				(void)!write(ready[1], "x", 1);
+			pause();
+		}
+		close(ready[1]);
+		assert_int_equal(read(ready[0], &byte, 1), 1);
+		assert_int_equal(try_open(im.path, false, &e), -EAGAIN);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		assert_int_equal(try_open(im.path, false, &e), 0);
+		close(ready[0]);
+		unlink(im.path);
+	}
+}
+
 static void test_bad_files(void **state)
 {
 	char path[64], fifo[80];
@@ -562,6 +597,7 @@ int main(void)
 		cmocka_unit_test(test_image_shrank),
 		cmocka_unit_test(test_readonly),
 		cmocka_unit_test(test_locks),
+		cmocka_unit_test(test_lock_dies),
 		cmocka_unit_test(test_bad_files),
 		cmocka_unit_test(test_sandboxed),
 		cmocka_unit_test(test_loop_and_batch),
