@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * The core and both PCI interfaces under a test driver, with a device that
- * echoes what it reads in capitals.
+ * The core and the modern PCI interface under a test driver.
  */
-#include "../lib/vpci_guest.h"
-#include <ctype.h>
+#include "../lib/echo.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -11,167 +9,11 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#define SLOT    1
-#define GSI     (LAYOUT_GSI_PCI + SLOT)
-#define NR      3
-#define SIZE    16
-#define MEM     (4ull << 20)
-#define RINGS   0x100000ull
-#define DATA    0x200000ull
-#define FEATURE BIT_ULL(7)
-#define MODERN  (BIT_ULL(VIRTIO_F_VERSION_1) | FEATURE)
-
-struct echo {
-	struct virtio_dev v;
-	uint8_t config[12];
-	bool hold;               /* leave requests in flight */
-	bool insist;             /* put each request back, as a driver that never stops */
-	bool no_start;
-	bool finish;             /* stop_queue() finishes what is in flight, and does not flush */
-	uint16_t held[SIZE];
-	_Atomic unsigned nr_held;
-	unsigned starts, stops, queue_stops;
-	_Atomic unsigned handles;
-	bool *destroyed;
-};
-
-static struct echo *from_v(struct virtio_dev *v)
-{
-	return container_of(v, struct echo, v);
-}
-
-static void echo_config_read(struct virtio_dev *v, unsigned off, void *data, unsigned len)
-{
-	memcpy(data, from_v(v)->config + off, len);
-}
-
-static void echo_config_write(struct virtio_dev *v, unsigned off, const void *data, unsigned len)
-{
-	memcpy(from_v(v)->config + off, data, len);
-}
-
-static int echo_start(struct virtio_dev *v)
-{
-	if (from_v(v)->no_start)
-		return -EIO;
-	from_v(v)->starts++;
-	return 0;
-}
-
-static void echo_stop(struct virtio_dev *v)
-{
-	from_v(v)->stops++;
-}
-
-static void echo_stop_queue(struct virtio_dev *v, struct virtq *q)
-{
-	struct echo *e = from_v(v);
-
-	e->queue_stops++;
-	while (e->nr_held && q->index == 0) {
-		unsigned n = atomic_fetch_sub(&e->nr_held, 1) - 1;
-
-		if (e->finish)
-			virtq_push(q, e->held[n], 0);
-		else
-			virtq_unpop(q);
-	}
-}
-
-static void echo_handle(struct virtio_dev *v, struct virtq *q)
-{
-	struct echo *e = from_v(v);
-	struct iovec iov[8];
-	struct virtq_chain c = { .iov = iov, .iov_max = ARRAY_SIZE(iov) };
-	char buf[256];
-	int r;
-
-	atomic_fetch_add(&e->handles, 1);
-	do {
-		virtq_disable_kicks(q);
-		while ((r = virtq_pop(q, &c)) == 1) {
-			size_t n = chain_read(&c, 0, buf, sizeof(buf));
-
-			if (e->hold) {
-				e->held[atomic_fetch_add(&e->nr_held, 1)] = c.head;
-				continue;
-			}
-			for (size_t i = 0; i < n; i++)
-				buf[i] = (char)toupper(buf[i]);
-			virtq_push(q, c.head, (uint32_t)chain_write(&c, 0, buf, n));
-			if (e->insist) {
-				uint16_t next = (uint16_t)(q->avail->idx + 1);
-
-				__atomic_store_n(&q->avail->idx, next, __ATOMIC_RELEASE);
-			}
-		}
-		virtq_flush(q);
-		if (r < 0) {
-			virtio_fail(v, "bad request: %s", strerror(-r));
-			return;
-		}
-	} while (virtq_enable_kicks(q));
-}
-
-static void echo_destroy(struct virtio_dev *v)
-{
-	struct echo *e = from_v(v);
-
-	if (e->destroyed)
-		*e->destroyed = true;
-	virtio_dev_fini(v);
-	free(e);
-}
-
-static const struct virtio_ops echo_ops = {
-	.type = "virtio-echo", .id = VIRTIO_ID_CONSOLE,
-	.config_read = echo_config_read, .config_write = echo_config_write,
-	.start = echo_start, .stop_queue = echo_stop_queue, .stop = echo_stop,
-	.handle = echo_handle, .destroy = echo_destroy,
-};
-
-struct fixture {
-	struct pci_guest *g;
-	struct echo *e;
-	struct vpci_guest d;
-	struct ring r[NR];
-};
-
-static struct echo *echo_new(struct pci_guest *g, const struct virtio_options *o, uint16_t size)
-{
-	struct echo *e = calloc(1, sizeof(*e));
-
-	assert_int_equal(virtio_dev_init(&e->v, g->m, &echo_ops, NR, size, sizeof(e->config), o),
-			 0);
-	e->v.offered = FEATURE;
-	memcpy(e->config, "configspace!", 12);
-	return e;
-}
-
-static struct fixture *make(const struct virtio_options *o, bool any_length, uint16_t size)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-	struct err err = { "" };
-
-	f->g = pci_guest_create(MEM);
-	fake_kvm_set_cap(&f->g->k, KVM_CAP_IOEVENTFD_ANY_LENGTH, any_length);
-	f->e = echo_new(f->g, o, size);
-	if (virtio_pci_create(&f->e->v, f->g->bus, "echo0", &err))
-		fail_msg("%s", err.text);
-	for (struct device *d = f->g->m->devices; d; d = d->next)
-		if (d->ops->reset)
-			d->ops->reset(d);
-	vpci_probe(&f->d, f->g, SLOT);
-	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, size);
-	return f;
-}
-
 static int setup(void **state)
 {
 	static const struct virtio_options o;
 
-	*state = make(&o, true, SIZE);
+	*state = echo_make(&o, true, SIZE);
 	return 0;
 }
 
@@ -179,7 +21,7 @@ static int setup_line(void **state)
 {
 	static const struct virtio_options o = { .inject = INJECT_LINE };
 
-	*state = make(&o, true, SIZE);
+	*state = echo_make(&o, true, SIZE);
 	return 0;
 }
 
@@ -187,7 +29,7 @@ static int setup_exit(void **state)
 {
 	static const struct virtio_options o = { .notify = NOTIFY_EXIT };
 
-	*state = make(&o, true, SIZE);
+	*state = echo_make(&o, true, SIZE);
 	return 0;
 }
 
@@ -195,23 +37,7 @@ static int setup_no_length(void **state)
 {
 	static const struct virtio_options o;
 
-	*state = make(&o, false, SIZE);
-	return 0;
-}
-
-static int setup_transitional(void **state)
-{
-	static const struct virtio_options o = { .transitional = true };
-
-	*state = make(&o, true, SIZE);
-	return 0;
-}
-
-static int setup_transitional_line(void **state)
-{
-	static const struct virtio_options o = { .transitional = true, .inject = INJECT_LINE };
-
-	*state = make(&o, true, SIZE);
+	*state = echo_make(&o, false, SIZE);
 	return 0;
 }
 
@@ -219,78 +45,8 @@ static int setup_long(void **state)
 {
 	static const struct virtio_options o;
 
-	*state = make(&o, true, 1024);
+	*state = echo_make(&o, true, 1024);
 	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	bool destroyed = false;
-
-	f->e->destroyed = &destroyed;
-	pci_guest_destroy(f->g);
-	assert_true(destroyed);
-	free(f);
-	return 0;
-}
-
-static void stop_loop(void *arg)
-{
-	loop_stop(arg);
-}
-
-/* Let the main loop do what there is to do. */
-static void turn(struct fixture *f)
-{
-	struct loop_timer t = { .fire = stop_loop, .arg = f->g->m->loop };
-
-	loop_timer_set(f->g->m->loop, &t, clock_ns() + 3000000);
-	assert_int_equal(loop_run(f->g->m->loop), 0);
-	fake_kvm_serve(&f->g->k);
-}
-
-static void start(struct fixture *f, uint64_t features)
-{
-	vpci_msix(&f->d, NR + 1);
-	assert_true(vpci_negotiate(&f->d, features));
-	vpci_write(&f->d, VIRTIO_PCI_COMMON_MSIX, NR, 2);
-	for (unsigned i = 0; i < NR; i++) {
-		f->r[i].event_idx = features & BIT_ULL(VIRTIO_RING_F_EVENT_IDX);
-		vpci_queue(&f->d, i, &f->r[i], (uint16_t)i);
-	}
-	vpci_driver_ok(&f->d);
-	assert_false(vpci_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET);
-}
-
-/* Put "hello" in front of the device. Returns whether it wants a kick. */
-static bool ask(struct fixture *f, unsigned nr)
-{
-	struct ring *r = &f->r[nr];
-	uint16_t head = r->next_desc;
-
-	r->next_desc = (uint16_t)((head + 2) % SIZE);
-	memcpy(ram_ptr(&f->g->m->ram, DATA, 5), "hello", 5);
-	memset(ram_ptr(&f->g->m->ram, DATA + 64, 5), 0, 5);
-	ring_desc(r, head, DATA, 5, VRING_DESC_F_NEXT, (uint16_t)(head + 1));
-	ring_desc(r, head + 1u, DATA + 64, 16, VRING_DESC_F_WRITE, 0);
-	return ring_offer(r, head);
-}
-
-static bool answered(struct fixture *f, unsigned nr)
-{
-	uint32_t id, len;
-
-	if (!ring_take(&f->r[nr], &id, &len))
-		return false;
-	assert_int_equal(len, 5);
-	assert_memory_equal(ram_ptr(&f->g->m->ram, DATA + 64, 5), "HELLO", 5);
-	return true;
-}
-
-static uint8_t needs_reset(struct fixture *f)
-{
-	return vpci_status(&f->d) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 /* ---- modern ------------------------------------------------------------------------ */
@@ -659,8 +415,7 @@ static void test_reset_in_flight(void **state)
 	assert_int_equal(vpci_read(&f->d, VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
 	assert_int_equal(vpci_read(&f->d, VIRTIO_PCI_COMMON_Q_DESCLO, 4), 0);
 	f->e->hold = false;
-	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
+	new_rings(f);
 	start(f, MODERN);
 	ask(f, 0);
 	vpci_kick(&f->d, 0);
@@ -747,8 +502,7 @@ static void test_machine_reset(void **state)
 	assert_int_equal(f->g->k.nr_irqfds, 0);
 	vpci_probe(&f->d, f->g, SLOT);
 	assert_int_equal(vpci_status(&f->d), 0);
-	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
+	new_rings(f);
 	start(f, MODERN);
 	ask(f, 0);
 	vpci_kick(&f->d, 0);
@@ -860,8 +614,7 @@ static void test_own_thread(void **state)
 		ask(f, 0);
 		vpci_kick(&f->d, 0); /* in flight, perhaps */
 		vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
-		for (unsigned i = 0; i < NR; i++)
-			ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
+		new_rings(f);
 	}
 	alarm(0);
 	/* A spinning loop asks for no kicks: far fewer than requests. */
@@ -878,8 +631,7 @@ static void test_random_registers(void **state)
 	uint32_t x = 99;
 
 	for (unsigned round = 0; round < 20; round++) {
-		for (unsigned i = 0; i < NR; i++)
-			ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
+		new_rings(f);
 		start(f, MODERN);
 		for (unsigned i = 0; i < 3000; i++) {
 			unsigned len, off;
@@ -895,181 +647,6 @@ static void test_random_registers(void **state)
 	}
 	vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
 	assert_int_equal(f->g->k.nr_ioeventfds, 0);
-}
-
-/* ---- legacy ---------------------------------------------------------------------------- */
-
-static uint32_t in(struct fixture *f, unsigned off, unsigned len)
-{
-	return (uint32_t)port_read(f->g, (uint16_t)(f->d.io + off), len);
-}
-
-static void out(struct fixture *f, unsigned off, uint32_t v, unsigned len)
-{
-	port_write(f->g, (uint16_t)(f->d.io + off), v, len);
-}
-
-static void legacy_start(struct fixture *f, uint32_t features, bool msix)
-{
-	out(f, VIRTIO_PCI_STATUS, 0, 1);
-	out(f, VIRTIO_PCI_STATUS, 1, 1);
-	out(f, VIRTIO_PCI_STATUS, 3, 1);
-	out(f, VIRTIO_PCI_GUEST_FEATURES, features, 4);
-	for (unsigned i = 0; i < NR; i++) {
-		out(f, VIRTIO_PCI_QUEUE_SEL, i, 2);
-		assert_int_equal(in(f, VIRTIO_PCI_QUEUE_NUM, 2), SIZE);
-		assert_int_equal(in(f, VIRTIO_PCI_QUEUE_PFN, 4), 0);
-		out(f, VIRTIO_PCI_QUEUE_PFN, (uint32_t)(f->r[i].desc_gpa >> 12), 4);
-		assert_int_equal(in(f, VIRTIO_PCI_QUEUE_PFN, 4), f->r[i].desc_gpa >> 12);
-		if (msix) {
-			out(f, VIRTIO_MSI_QUEUE_VECTOR, i, 2);
-			assert_int_equal(in(f, VIRTIO_MSI_QUEUE_VECTOR, 2), i);
-		}
-	}
-	out(f, VIRTIO_PCI_STATUS, 7, 1);
-}
-
-static void test_legacy_identity(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(cfg_read(f->g, SLOT, PCI_VENDOR_ID, 4), 0x10031af4);
-	assert_int_equal(cfg_read(f->g, SLOT, PCI_REVISION_ID, 1), 0);
-	assert_int_equal(cfg_read(f->g, SLOT, PCI_SUBSYSTEM_ID, 2), VIRTIO_ID_CONSOLE);
-	assert_int_not_equal(f->d.io, 0);
-	assert_int_equal(in(f, VIRTIO_PCI_HOST_FEATURES, 4),
-			 FEATURE | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-				 BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_ANY_LAYOUT));
-	/* Not there: size 0. */
-	out(f, VIRTIO_PCI_QUEUE_SEL, NR, 2);
-	assert_int_equal(in(f, VIRTIO_PCI_QUEUE_NUM, 2), 0);
-	out(f, VIRTIO_PCI_QUEUE_PFN, 5, 4);
-	/* Both interfaces show one device. */
-	assert_int_equal(vpci_features(&f->d) >> 32, 1);
-}
-
-/* The very ioeventfd of the document: PIO, 2 bytes, the queue's index as datamatch. */
-static void test_legacy_doorbell(void **state)
-{
-	struct fixture *f = *state;
-	unsigned seen = 0;
-
-	legacy_start(f, FEATURE, false);
-	assert_int_equal(f->g->k.nr_ioeventfds, NR);
-	for (unsigned i = 0; i < NR; i++) {
-		const struct kvm_ioeventfd *d = &f->g->k.ioeventfd[i];
-
-		assert_int_equal(d->flags, KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH);
-		assert_int_equal(d->addr, f->d.io + VIRTIO_PCI_QUEUE_NOTIFY);
-		assert_int_equal(d->len, 2);
-		seen |= BIT(d->datamatch);
-	}
-	assert_int_equal(seen, 7);
-	ask(f, 2);
-	out(f, VIRTIO_PCI_QUEUE_NOTIFY, 2, 2);
-	out(f, VIRTIO_PCI_QUEUE_NOTIFY, 3, 2);
-	out(f, VIRTIO_PCI_QUEUE_NOTIFY, 0xffff, 2);
-	turn(f);
-	assert_true(answered(f, 2));
-	assert_int_equal(f->e->v.queues[2].kicks, 1);
-	assert_int_equal(f->e->v.queues[0].kicks, 0);
-	assert_false(virtio_has(&f->e->v, VIRTIO_F_VERSION_1));
-	assert_true(f->g->k.level[GSI]);
-	assert_int_equal(in(f, VIRTIO_PCI_ISR, 1), 1);
-	assert_false(f->g->k.level[GSI]);
-}
-
-static void test_legacy_msix(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(in(f, 20, 4), load_le32("conf"));
-	vpci_msix(&f->d, NR + 1);
-	assert_int_equal(in(f, 24, 4), load_le32("conf"));
-	legacy_start(f, 0, true);
-	out(f, VIRTIO_MSI_CONFIG_VECTOR, NR, 2);
-	assert_int_equal(in(f, VIRTIO_MSI_CONFIG_VECTOR, 2), NR);
-	out(f, VIRTIO_MSI_QUEUE_VECTOR, 77, 2);
-	assert_int_equal(in(f, VIRTIO_MSI_QUEUE_VECTOR, 2), VIRTIO_MSI_NO_VECTOR);
-	ask(f, 1);
-	out(f, VIRTIO_PCI_QUEUE_NOTIFY, 1, 2);
-	turn(f);
-	assert_true(answered(f, 1));
-	assert_int_equal(f->g->k.msi[0].data, 0x41);
-	virtio_config_changed(&f->e->v);
-	fake_kvm_serve(&f->g->k);
-	assert_int_equal(f->g->k.msi[1].data, 0x40 + NR);
-	out(f, 24 + 4, 'X', 1);
-	assert_int_equal(f->e->config[4], 'X');
-}
-
-static void test_legacy_stop(void **state)
-{
-	struct fixture *f = *state;
-
-	legacy_start(f, 0, false);
-	out(f, VIRTIO_PCI_QUEUE_SEL, 0, 2);
-	out(f, VIRTIO_PCI_QUEUE_PFN, 0x7777, 4); /* running: not to be moved */
-	assert_int_equal(in(f, VIRTIO_PCI_QUEUE_PFN, 4), f->r[0].desc_gpa >> 12);
-	out(f, VIRTIO_PCI_QUEUE_PFN, 0, 4);
-	assert_int_equal(f->g->k.nr_ioeventfds, 0);
-	assert_int_equal(f->e->stops, 1);
-	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
-	legacy_start(f, 0, false);
-	ask(f, 0);
-	out(f, VIRTIO_PCI_QUEUE_NOTIFY, 0, 2);
-	turn(f);
-	assert_true(answered(f, 0));
-	out(f, VIRTIO_PCI_STATUS, 0, 1);
-	assert_int_equal(in(f, VIRTIO_PCI_STATUS, 1), 0);
-	assert_int_equal(f->e->stops, 2);
-	/* And the modern driver may have it next. */
-	for (unsigned i = 0; i < NR; i++)
-		ring_init(&f->r[i], &f->g->m->ram, RINGS + 0x10000 * i, SIZE);
-	start(f, MODERN);
-	ask(f, 0);
-	vpci_kick(&f->d, 0);
-	turn(f);
-	assert_true(answered(f, 0));
-}
-
-static void test_legacy_outside_ram(void **state)
-{
-	struct fixture *f = *state;
-
-	out(f, VIRTIO_PCI_STATUS, 3, 1);
-	out(f, VIRTIO_PCI_GUEST_FEATURES, UINT32_MAX, 4); /* more than offered: left out */
-	assert_int_equal(in(f, VIRTIO_PCI_GUEST_FEATURES, 4), in(f, VIRTIO_PCI_HOST_FEATURES, 4));
-	out(f, VIRTIO_PCI_QUEUE_PFN, UINT32_MAX, 4);
-	out(f, VIRTIO_PCI_STATUS, 7, 1);
-	assert_true(in(f, VIRTIO_PCI_STATUS, 1) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	assert_int_equal(f->g->k.nr_ioeventfds, 0);
-}
-
-static void test_legacy_random(void **state)
-{
-	struct fixture *f = *state;
-	uint32_t x = 5;
-
-	for (unsigned i = 0; i < 20000; i++) {
-		unsigned len, off;
-
-		x = x * 1664525 + 1013904223;
-		len = 1u << (x >> 30);
-		off = x >> 16 & 0x3f;
-		if (i % 3)
-			out(f, off, x >> (i % 31), MIN(len, 4u));
-		else
-			in(f, off, MIN(len, 4u));
-		if (i % 100 == 0)
-			legacy_start(f, x, false);
-		if (i % 500 == 0)
-			start(f, MODERN);
-		out(f, VIRTIO_PCI_STATUS, 0, i % 50 ? 2 : 1);
-		if (i % 50 == 0)
-			vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
-	}
 }
 
 static void test_create_refusals(void **state)
@@ -1104,9 +681,8 @@ static void test_create_refusals(void **state)
 
 int main(void)
 {
-#define U(s, f) { #f, f, s, teardown, NULL }
+#define U(s, f) { #f, f, s, echo_teardown, NULL }
 #define T(f)    U(setup, f)
-#define L(f)    U(setup_transitional, f)
 	const struct CMUnitTest tests[] = {
 		T(test_identity), T(test_features), T(test_status_machine), T(test_start_refused),
 		T(test_echo), T(test_echo_event_idx), T(test_work_before_start),
@@ -1117,11 +693,7 @@ int main(void)
 		T(test_reset_in_flight), T(test_pause), T(test_pause_finishes), T(test_bus_master), T(test_machine_reset),
 		T(test_config_window), T(test_hammered_queue),
 		U(setup_long, test_more_than_the_budget), T(test_own_thread),
-		T(test_random_registers), L(test_legacy_identity),
-		U(setup_transitional_line, test_legacy_doorbell), L(test_legacy_doorbell),
-		L(test_legacy_msix), L(test_legacy_stop), L(test_legacy_outside_ram),
-		L(test_legacy_random), T(test_create_refusals),
-		L(test_echo), L(test_pause), L(test_reset_in_flight),
+		T(test_random_registers), T(test_create_refusals),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
