@@ -6,7 +6,8 @@ GUEST_ELFS   := $(patsubst tests/guest/%.c,$(O)/guest/%.elf, \
                            $(filter-out tests/guest/guest.c,$(wildcard tests/guest/*.c)))
 GUEST_CFLAGS := -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone \
                 -mgeneral-regs-only -fcf-protection=none -fno-asynchronous-unwind-tables \
-                -Wall -Wextra -Werror -Wno-unused-parameter -Wno-array-bounds
+                -Wall -Wextra -Werror -Wno-unused-parameter -Wno-array-bounds \
+                -Wno-interrupt-service-routine # clang fears for vector registers; there are none
 
 tests: $(GUEST_ELFS)
 

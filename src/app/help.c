@@ -138,6 +138,8 @@ void options_help(const struct command *c, FILE *out)
 	fputs("\nDESCRIPTION\n", out);
 	help_wrap(out, INDENT, c->description);
 	fputs("\nOPTIONS\n", out);
+	help_wrap(out, INDENT, "Of an option given more than once the last one counts, unless it may "
+			       "repeat.\n");
 	print_options(c, out);
 	fputs("EXIT STATUS\n", out);
 	for (const char *const *s = c->statuses; *s; s += 2) {

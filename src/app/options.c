@@ -381,8 +381,7 @@ static int parse_one(const struct command *c, int argc, char *const *argv, int *
 			return err_set(e, -EINVAL, "%s needs a value", o->name);
 		value = argv[++*i];
 	}
-	if (*seen & BIT_ULL(o - c->opts) && !o->max_count)
-		return err_set(e, -EINVAL, "%s is given twice", o->name);
+	/* Given again the last one counts, so that a script's options can be overridden. */
 	*seen |= BIT_ULL(o - c->opts);
 	r = set_value(o, value, result, pool, e);
 	if (!r)

@@ -69,7 +69,8 @@ void opt_pool_free(struct opt_pool *p);
 
 /*
  * Parse argv[0..argc) (without program and command) into result, which gets
- * the command's defaults first. 1: --help was asked for. -EINVAL: *e says
+ * the command's defaults first. An option that may not repeat can be given
+ * again: the last one counts; a key within a group cannot. 1: --help was asked for. -EINVAL: *e says
  * "--cpus 0: must be 1 to 255", without the program's name. Strings in result
  * live as long as argv and the pool.
  */

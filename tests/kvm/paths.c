@@ -353,6 +353,52 @@ static void test_call_line(void **state)
 	rig_destroy(&r);
 }
 
+/* To a vCPU that runs in ring 3 and is never idle; it also comes out when it is to be held. */
+static void test_call_running(void **state)
+{
+	const struct bare_job spin = { .entry = BARE_SPIN };
+	struct irq_wire wire;
+	struct irq_msi msi[2];
+	struct rig r;
+
+	rig_create(&r, 1, 0);
+	assert_int_equal(bare_set_pin(&r.m->vm, 16, 0x5c), 0);
+	irq_wire_init(&wire, r.m->irq, 16, "t");
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(irq_msi_create(&msi[i], r.m->irq, message_paths[i], "t"), 0);
+		assert_int_equal(irq_msi_set(&msi[i], MSI(0), 0x5d + i), 0);
+		assert_int_equal(irq_msi_unmask(&msi[i]), 0);
+	}
+	rig_start(&r, &spin);
+	for (unsigned n = 1; n <= 16; n++) {
+		irq_wire_pulse(&wire);
+		wait_count(&r, 0, 0x5c, n);
+		irq_msi_signal(&msi[0]);
+		wait_count(&r, 0, 0x5d, n);
+		irq_msi_signal(&msi[1]);
+		wait_count(&r, 0, 0x5e, n);
+		if (n % 4)
+			continue;
+		/* Held: nothing is taken. Let go: it is. */
+		cpu_hold(&r.m->cpus[0]);
+		irq_msi_signal(&msi[0]);
+		still_count(&r, 0, 0x5d, n);
+		cpu_release(&r.m->cpus[0]);
+		wait_count(&r, 0, 0x5d, n + 1);
+		still_count(&r, 0, 0x5c, n);
+		n++;
+		irq_wire_pulse(&wire);
+		wait_count(&r, 0, 0x5c, n);
+		irq_msi_signal(&msi[1]);
+		wait_count(&r, 0, 0x5e, n);
+	}
+	machine_pause(r.m);
+	irq_msi_destroy(&msi[0]);
+	irq_msi_destroy(&msi[1]);
+	machine_resume(r.m);
+	rig_destroy(&r);
+}
+
 /* A level pin that two wires share interrupts for as long as either is high. */
 static void test_shared_level(void **state)
 {
@@ -611,7 +657,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_kick_paths),     cmocka_unit_test(test_doorbell_follows),
 		cmocka_unit_test(test_doorbell_collision), cmocka_unit_test(test_call_paths),
-		cmocka_unit_test(test_call_line),      cmocka_unit_test(test_shared_level),
+		cmocka_unit_test(test_call_line),      cmocka_unit_test(test_call_running),
+		cmocka_unit_test(test_shared_level),
 		cmocka_unit_test(test_mask),           cmocka_unit_test(test_affinity),
 		cmocka_unit_test(test_affinity_race),  cmocka_unit_test(test_routes_run_out),
 		cmocka_unit_test(test_no_target),      cmocka_unit_test(test_two_machines),

@@ -44,8 +44,8 @@ static const struct bad bad_runs[] = {
 	{ "", { "--kernel FILE is missing" } },
 	{ "--kernel", { "--kernel needs a value" } },
 	{ "--kernel _", { "--kernel \"\"", "must not be empty" } },
-	{ "--kernel a --kernel b", { "--kernel is given twice" } },
-	{ "--kernel=a --kernel=b", { "--kernel is given twice" } },
+	{ "--kernel k --cpus 2 --cpus 0", { "--cpus 0: must be 1 to 255" } },
+	{ "--kernel k --cpus 0 --cpus 2", { "--cpus 0: must be 1 to 255" } },
 	{ "k", { "k: unexpected", "options begin with --" } },
 	{ "--kernel k rest", { "rest: unexpected" } },
 	{ "--kernl k", { "--kernl: unknown option", "did you mean --kernel?" } },
@@ -238,6 +238,57 @@ static void test_group_commas(void **state)
 	}
 }
 
+/* A script's options can be overridden behind it. */
+static void test_last_counts(void **state)
+{
+	struct opt_pool pool = { 0 };
+	struct run_options o;
+	struct err e;
+
+	assert_int_equal(parse(&run_table, "--kernel a --cpus 2 --rng off --kernel=b --cpus 4 "
+			       "--rng on --mem 1G --mem 2G", &o, &pool, &e), 0);
+	assert_string_equal(o.kernel, "b");
+	assert_int_equal(o.cpus, 4);
+	assert_int_equal(o.mem, 2ull << 30);
+	assert_true(o.rng);
+	opt_pool_free(&pool);
+}
+
+/* Whatever words come in whatever order: taken or refused with one line, never worse. */
+static void test_random_lines(void **state)
+{
+	static const char *const words[] = {
+		"--kernel", "--kernel=", "k", "--disk", "d,,", ",", ",,,", "=", "d,queues=1,poll=1",
+		"--net", "user", "user,hostfwd=tcp:-:", "tap=", "user,mac=", "--cpus", "1", "0x10",
+		"--mem", "1G", "G", "18446744073709551616", "--", "-", "_", "--=", "--rng=on", "off",
+		"--debug-exit", "--accel", "kvm", "d,serial=\xc3\xa9", "user,hostfwd=tcp::1-:2,,",
+		"user,hostfwd", "%s%n", "--cmdline", "--name", "d,=,=", "d,readonly,readonly",
+	};
+	unsigned seed = 1, taken = 0;
+
+	for (unsigned n = 0; n < 20000; n++) {
+		struct opt_pool pool = { 0 };
+		char line[512] = "";
+		struct run_options o;
+		struct err e;
+		int r;
+
+		for (unsigned i = 0, len = 1 + (unsigned)rand_r(&seed) % 7; i < len; i++) {
+			size_t at = strlen(line);
+
+			snprintf(line + at, sizeof(line) - at, "%s ",
+				 words[(unsigned)rand_r(&seed) % ARRAY_SIZE(words)]);
+		}
+		r = parse(&run_table, line, &o, &pool, &e);
+		assert_true(r == 0 || r == -EINVAL);
+		assert_int_equal(r == 0, e.text[0] == '\0');
+		assert_null(strchr(e.text, '\n'));
+		taken += !r;
+		opt_pool_free(&pool);
+	}
+	assert_in_range(taken, 1, 19999);
+}
+
 static void test_too_many(void **state)
 {
 	char *argv[2 * RUN_MAX_DISKS + 6] = { "--kernel", "k" };
@@ -413,6 +464,7 @@ int main(void)
 		cmocka_unit_test(test_too_many),     cmocka_unit_test(test_bad_benches),
 		cmocka_unit_test(test_good_benches), cmocka_unit_test(test_help),
 		cmocka_unit_test(test_mac),          cmocka_unit_test(test_accel),
+		cmocka_unit_test(test_last_counts),  cmocka_unit_test(test_random_lines),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
