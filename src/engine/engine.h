@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine: the CPU. A full-system x86-64 → x86-64 binary translator; docs/ENGINE.md
+ * tells how it works. The room's public header.
+ *
+ * The engine knows nothing of KVM, devices or interrupt controllers. What lies
+ * outside of the processor reaches it through struct engine_ops, guest memory
+ * through a table of slots.
+ *
+ * Threads: a vCPU belongs to the thread that calls engine_run(). All other
+ * functions on a vCPU are for that thread, or for any thread while the vCPU is
+ * not in engine_run(), except the ones marked "any thread".
+ */
+#ifndef BELFRY_ENGINE_H
+#define BELFRY_ENGINE_H
+
+#include "base/base.h"
+
+struct engine_vm;
+struct engine_vcpu;
+
+/* ---- guest memory ------------------------------------------------------- */
+
+#define ENGINE_SLOT_RDONLY 1u /* reads are RAM, writes are MMIO (ROM, flash) */
+
+/* One piece of guest-physical memory; gpa and size are multiples of 4096. */
+struct engine_slot {
+	gpa_t gpa;
+	uint64_t size;
+	void *host;	 /* readable; writable unless ENGINE_SLOT_RDONLY */
+	uint32_t flags;
+	uint64_t *dirty; /* NULL, or one bit a page, set (atomically) when the page is written */
+};
+
+/* ---- what the outside provides ----------------------------------------- */
+
+/* One access to a port or to a guest-physical address that no slot holds. */
+struct engine_access {
+	uint64_t addr;
+	uint8_t len; /* 1, 2, 4 or 8 (ports: 1, 2, 4) */
+	bool write;
+	uint64_t data; /* zero-extended */
+};
+
+/*
+ * Called on the vCPU's own thread, inside engine_run(), with the opaque pointer
+ * given to engine_vcpu_create(). They may use SIMD and any library; they must
+ * not call engine_run() or change the vCPU's registers, except hypercall.
+ */
+struct engine_ops {
+	/* 0: done (reads: a->data filled). 1: leave engine_run() with
+	 * ENGINE_EXIT_MMIO / ENGINE_EXIT_IO; the caller completes the access in
+	 * engine_exit.access and calls engine_run() again. */
+	int (*mmio)(void *cpu, struct engine_access *a);
+	int (*io)(void *cpu, struct engine_access *a);
+	/* MSRs that the engine does not hold. 0, or 1 for #GP(0). */
+	int (*rdmsr)(void *cpu, uint32_t index, uint64_t *value);
+	int (*wrmsr)(void *cpu, uint32_t index, uint64_t value);
+	/* CPUID as the guest shall see it: out = eax, ebx, ecx, edx. The engine
+	 * itself fills in the bits that mirror CR4 (OSXSAVE, OSPKE). */
+	void (*cpuid)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+	/* Acknowledge and return the vector (0 to 255) of the next interrupt to
+	 * inject, or -1 for none. Called only when the guest can take it, after
+	 * ENGINE_KICK_INTR. */
+	int (*intr_take)(void *cpu);
+	/* Task priority (CR8), 0 to 15. */
+	uint64_t (*cr8_read)(void *cpu);
+	void (*cr8_write)(void *cpu, uint64_t value);
+	/* VMCALL/VMMCALL at CPL 0: nr and four arguments in, result out (RAX).
+	 * 0: done; 1: leave with ENGINE_EXIT_HYPERCALL, the result is given by
+	 * engine_exit.access.data at re-entry. NULL: VMCALL is #UD. */
+	int (*hypercall)(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t *result);
+};
+
+/* ---- VM ------------------------------------------------------------------ */
+
+struct engine_config {
+	uint32_t code_mib; /* translated code per vCPU; 0 = default (64) */
+};
+
+/* Create a VM. cfg may be NULL. Errors: -ENOMEM. */
+int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, struct err *e) __must_check;
+
+/* All vCPUs must be destroyed before. NULL is allowed. */
+void engine_vm_destroy(struct engine_vm *vm);
+
+/*
+ * Replace the memory map. Slots must not overlap; they are copied, the host
+ * memory is not and must stay mapped until a later call has returned without
+ * it. Any thread but never from inside an op; returns when no vCPU uses the old
+ * map. Errors: -EINVAL (alignment, overlap, wrap), -ENOMEM.
+ */
+int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, unsigned int n,
+			struct err *e) __must_check;
+
+/*
+ * Forget that pages of [gpa, gpa+size) may be written without a mark in their
+ * dirty bitmap. Call it after clearing the bits and before looking at the
+ * memory: each store is then either seen in memory or marked again. Any thread
+ * but never from inside an op.
+ */
+void engine_vm_protect(struct engine_vm *vm, gpa_t gpa, uint64_t size);
+
+/*
+ * Somebody else than a vCPU wrote code into [gpa, gpa+size): drop what was
+ * translated from it. Optional for memory that the guest maps afresh before it
+ * executes it (the engine compares then); needed else. Any thread, not from an op.
+ */
+void engine_vm_code_changed(struct engine_vm *vm, gpa_t gpa, uint64_t size);
+
+/* ---- vCPU ---------------------------------------------------------------- */
+
+/* id: below 4096, free choice, only for messages. ops must outlive the vCPU. State is that
+ * of RESET (Intel SDM vol. 3, "Processor State After Reset"). Errors: -ENOMEM, -ENOTSUP (the host
+ * lacks FSGSBASE or AVX2-level XSAVE). */
+int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engine_ops *ops, void *cpu,
+		       struct engine_vcpu **out, struct err *e) __must_check;
+void engine_vcpu_destroy(struct engine_vcpu *v);
+
+/* INIT or RESET of the processor. init: keep what INIT keeps (FPU, MSRs, TSC). */
+void engine_vcpu_reset(struct engine_vcpu *v, bool init);
+
+/* Read the guest's CPUID again through ops (after the policy changed). */
+void engine_vcpu_cpuid_changed(struct engine_vcpu *v);
+
+enum engine_kick {
+	ENGINE_KICK_INTR = 1, /* ask intr_take when the guest can take an interrupt */
+	ENGINE_KICK_EXIT = 2, /* leave engine_run() with ENGINE_EXIT_INTR */
+	ENGINE_KICK_NMI = 4,  /* one NMI; more while one is pending are merged */
+};
+
+/*
+ * Make a vCPU look now: it sees it at the next block edge. Any thread, also a
+ * signal handler on the vCPU's own thread; takes no lock, costs one atomic
+ * operation. A kick posted while the vCPU is outside of engine_run() is seen at
+ * the next entry.
+ */
+void engine_vcpu_kick(struct engine_vcpu *v, enum engine_kick what);
+
+/* Take back a pending ENGINE_KICK_EXIT. */
+void engine_vcpu_unkick(struct engine_vcpu *v, enum engine_kick what);
+
+enum engine_exit_reason {
+	ENGINE_EXIT_INTR,	/* ENGINE_KICK_EXIT */
+	ENGINE_EXIT_IO,		/* access: fill data for reads, then engine_run() */
+	ENGINE_EXIT_MMIO,	/* the same */
+	ENGINE_EXIT_HLT,	/* RIP is after HLT */
+	ENGINE_EXIT_SHUTDOWN,	/* triple fault */
+	ENGINE_EXIT_DEBUG,	/* engine_set_debug: single-step or breakpoint */
+	ENGINE_EXIT_HYPERCALL,
+	ENGINE_EXIT_WINDOW,	/* engine_request_window: an interrupt can be taken now */
+	ENGINE_EXIT_INTERNAL,	/* the engine cannot go on: see text */
+};
+
+struct engine_exit {
+	enum engine_exit_reason reason;
+	struct engine_access access;	/* IO, MMIO, HYPERCALL (addr = nr, data = result) */
+	uint64_t args[4];		/* HYPERCALL */
+	uint64_t rip;			/* DEBUG: linear address */
+	uint64_t dr6;			/* DEBUG */
+	uint8_t vector;			/* DEBUG: 1 or 3 */
+	char text[128];			/* INTERNAL: reason */
+};
+
+/*
+ * Run the guest until something happens that the caller must see. The calling
+ * thread's GS base is restored before the return, its signal mask is untouched.
+ * x must be the same object at re-entry after IO, MMIO and HYPERCALL: the
+ * access's data is taken from it. Returns 0, or -EFAULT with INTERNAL.
+ */
+int engine_run(struct engine_vcpu *v, struct engine_exit *x);
+
+/* Leave with ENGINE_EXIT_WINDOW as soon as IF = 1 and no shadow holds (once). */
+void engine_request_window(struct engine_vcpu *v, bool on);
+
+/* True if an external interrupt could be injected now (IF, shadow, no event in delivery). */
+bool engine_can_inject(const struct engine_vcpu *v);
+
+/* ---- state: what KVM_GET/SET_* need -------------------------------------- */
+
+struct engine_regs {
+	uint64_t gpr[16]; /* in encoding order: rax rcx rdx rbx rsp rbp rsi rdi r8… */
+	uint64_t rip, rflags;
+};
+
+struct engine_segment {
+	uint64_t base;
+	uint32_t limit; /* in bytes */
+	uint16_t selector;
+	uint8_t type, s, dpl, present, avl, l, db, g, unusable;
+};
+
+struct engine_dtable {
+	uint64_t base;
+	uint16_t limit;
+};
+
+struct engine_sregs {
+	struct engine_segment seg[6]; /* es cs ss ds fs gs */
+	struct engine_segment ldt, tr;
+	struct engine_dtable gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer;
+};
+
+struct engine_events {
+	struct {
+		uint8_t injected, nr, has_error_code;
+		uint32_t error_code;
+	} exception;
+	struct {
+		uint8_t injected, nr, soft, shadow; /* shadow: 1 STI, 2 MOV SS */
+	} interrupt;
+	struct {
+		uint8_t injected, pending, masked;
+	} nmi;
+};
+
+struct engine_debugregs {
+	uint64_t db[4], dr6, dr7;
+};
+
+void engine_get_regs(const struct engine_vcpu *v, struct engine_regs *r);
+void engine_set_regs(struct engine_vcpu *v, const struct engine_regs *r);
+void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
+/* Errors: -EINVAL for combinations that no processor can be in (PG without PE, …). */
+int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
+void engine_get_events(const struct engine_vcpu *v, struct engine_events *ev);
+int engine_set_events(struct engine_vcpu *v, const struct engine_events *ev) __must_check;
+void engine_get_debugregs(const struct engine_vcpu *v, struct engine_debugregs *d);
+int engine_set_debugregs(struct engine_vcpu *v, const struct engine_debugregs *d) __must_check;
+
+/* MSRs that the engine holds (EFER, STAR, FS_BASE, TSC, …). -ENOENT: not one of these; -EINVAL: bad
+ * value. */
+int engine_get_msr(const struct engine_vcpu *v, uint32_t index, uint64_t *value);
+int engine_set_msr(struct engine_vcpu *v, uint32_t index, uint64_t value);
+
+#define ENGINE_XSAVE_SIZE 832 /* legacy area, header, AVX */
+/* FPU state as an XSAVE image in the standard (non-compacted) format: x87, SSE, AVX. */
+void engine_get_xsave(struct engine_vcpu *v, void *image /* ENGINE_XSAVE_SIZE */);
+int engine_set_xsave(struct engine_vcpu *v, const void *image) __must_check;
+uint64_t engine_get_xcr0(const struct engine_vcpu *v);
+int engine_set_xcr0(struct engine_vcpu *v, uint64_t value) __must_check;
+
+/* guest TSC = host TSC + offset. */
+void engine_set_tsc_offset(struct engine_vcpu *v, uint64_t offset);
+uint64_t engine_get_tsc_offset(const struct engine_vcpu *v);
+
+/* Guest-virtual → guest-physical with the vCPU's present paging, no side effects.
+ * -EFAULT: not mapped. */
+int engine_translate(struct engine_vcpu *v, gva_t gva, gpa_t *gpa, bool *writable, bool *user);
+
+#define ENGINE_DEBUG_STEP 1u /* ENGINE_EXIT_DEBUG after each instruction */
+#define ENGINE_DEBUG_BP	  2u /* INT3 exits instead of raising #BP */
+#define ENGINE_DEBUG_ONE  4u /* run each instruction in a block of its own (tests) */
+#define ENGINE_DEBUG_SLOW 8u /* run each instruction through the bounce executor (tests) */
+void engine_set_debug(struct engine_vcpu *v, uint32_t flags);
+
+/* ---- figures -------------------------------------------------------------- */
+
+struct engine_stats {
+	uint64_t blocks;	/* translated */
+	uint64_t insns;		/* translated */
+	uint64_t code_bytes;	/* emitted */
+	uint64_t translate_ns;
+	uint64_t flushes;	/* whole code cache */
+	uint64_t dropped;	/* blocks dropped for writes to their page */
+	uint64_t exits;		/* from translated code to C, all kinds */
+	uint64_t bounced;	/* instructions run by the bounce executor */
+	uint64_t tlb_fills;
+	uint64_t tlb_flushes;
+	uint64_t faults;	/* exceptions delivered */
+	uint64_t interrupts;	/* external, delivered */
+};
+
+void engine_get_stats(const struct engine_vcpu *v, struct engine_stats *s);
+
+#endif

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine: what its files share. All of the room is compiled for general
+ * registers only (mk/engine.mk), because the guest's SIMD and x87 state stays
+ * in the processor between translated blocks; call fpu_put() before calling
+ * anything outside of the room (libc included).
+ */
+#ifndef BELFRY_ENGINE_PRIV_H
+#define BELFRY_ENGINE_PRIV_H
+
+#include <stdatomic.h>
+#include "engine/engine.h"
+
+/* ---- architectural constants (Intel SDM vol. 3, "System Architecture Overview") ---- */
+
+enum { R_AX, R_CX, R_DX, R_BX, R_SP, R_BP, R_SI, R_DI, R_8, R_9, R_10, R_11, R_12, R_13, R_14, R_15 };
+enum { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDT, S_TR, S_COUNT };
+
+#define FL_CF	(1u << 0)
+#define FL_PF	(1u << 2)
+#define FL_AF	(1u << 4)
+#define FL_ZF	(1u << 6)
+#define FL_SF	(1u << 7)
+#define FL_TF	(1u << 8)
+#define FL_IF	(1u << 9)
+#define FL_DF	(1u << 10)
+#define FL_OF	(1u << 11)
+#define FL_IOPL (3u << 12)
+#define FL_NT	(1u << 14)
+#define FL_RF	(1u << 16)
+#define FL_VM	(1u << 17)
+#define FL_AC	(1u << 18)
+#define FL_VIF	(1u << 19)
+#define FL_VIP	(1u << 20)
+#define FL_ID	(1u << 21)
+#define FL_ARITH (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF)
+/* what lives in vflags; IF and DF have bytes of their own */
+#define FL_VIRT (FL_TF | FL_IOPL | FL_NT | FL_RF | FL_VM | FL_AC | FL_VIF | FL_VIP | FL_ID)
+
+#define CR0_PE (1ull << 0)
+#define CR0_MP (1ull << 1)
+#define CR0_EM (1ull << 2)
+#define CR0_TS (1ull << 3)
+#define CR0_ET (1ull << 4)
+#define CR0_NE (1ull << 5)
+#define CR0_WP (1ull << 16)
+#define CR0_AM (1ull << 18)
+#define CR0_NW (1ull << 29)
+#define CR0_CD (1ull << 30)
+#define CR0_PG (1ull << 31)
+
+#define CR4_VME	       (1ull << 0)
+#define CR4_PVI	       (1ull << 1)
+#define CR4_TSD	       (1ull << 2)
+#define CR4_DE	       (1ull << 3)
+#define CR4_PSE	       (1ull << 4)
+#define CR4_PAE	       (1ull << 5)
+#define CR4_MCE	       (1ull << 6)
+#define CR4_PGE	       (1ull << 7)
+#define CR4_PCE	       (1ull << 8)
+#define CR4_OSFXSR     (1ull << 9)
+#define CR4_OSXMMEXCPT (1ull << 10)
+#define CR4_UMIP       (1ull << 11)
+#define CR4_FSGSBASE   (1ull << 16)
+#define CR4_PCIDE      (1ull << 17)
+#define CR4_OSXSAVE    (1ull << 18)
+#define CR4_SMEP       (1ull << 20)
+#define CR4_SMAP       (1ull << 21)
+
+#define EFER_SCE (1ull << 0)
+#define EFER_LME (1ull << 8)
+#define EFER_LMA (1ull << 10)
+#define EFER_NXE (1ull << 11)
+
+enum {
+	V_DE = 0, V_DB = 1, V_NMI = 2, V_BP = 3, V_OF = 4, V_BR = 5, V_UD = 6, V_NM = 7, V_DF = 8,
+	V_TS = 10, V_NP = 11, V_SS = 12, V_GP = 13, V_PF = 14, V_MF = 16, V_AC = 17, V_XM = 19,
+};
+
+/* page-fault error code */
+#define PF_P (1u << 0)
+#define PF_W (1u << 1)
+#define PF_U (1u << 2)
+#define PF_R (1u << 3)
+#define PF_I (1u << 4)
+
+#define PAGE_SIZE_ 4096ull
+#define PAGE_MASK_ (~4095ull)
+
+/* ---- TLB (docs/ENGINE.md, "TLB") ---- */
+
+/* Which privilege a data access is checked with; also picks the table. */
+enum tlb_mode { TM_SUP, TM_SUP_AC, TM_USER, TM_COUNT };
+enum { TLB_R, TLB_W };
+
+#define TLB_BITS   9
+#define TLB_SIZE   (1u << TLB_BITS)
+#define ITLB_BITS  8
+#define ITLB_SIZE  (1u << ITLB_BITS)
+#define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
+#define JC_SIZE	   65536u
+
+struct tlb_entry {
+	uint64_t tag;	 /* gva >> 12, arithmetic */
+	uint64_t addend; /* host address - gva */
+};
+
+struct code_page;
+struct block;
+
+struct itlb_entry {
+	uint64_t tag;
+	gpa_t gpa;
+	const uint8_t *host; /* NULL: not RAM */
+	struct code_page *page;
+};
+
+/* ---- mode bits: part of a block's key ---- */
+#define MODE_CPL      3u	/* current privilege level */
+#define MODE_AC	      (1u << 2) /* supervisor data accesses are not checked by SMAP */
+#define MODE_X87      (1u << 3) /* x87/MMX run (no EM, no TS) */
+#define MODE_SSE      (1u << 4) /* SSE runs (OSFXSR, no EM, no TS) */
+#define MODE_AVX      (1u << 5) /* AVX runs */
+#define MODE_IOPL     (1u << 6) /* CPL <= IOPL */
+#define MODE_TSC      (1u << 7) /* RDTSC allowed */
+#define MODE_64	      (1u << 8) /* 64-bit code */
+#define MODE_FLAT32   (1u << 9) /* 32-bit code, flat segments: translated too */
+#define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
+#define MODE_STEP     (1u << 11) /* one instruction a block */
+
+/* ---- state ---- */
+
+struct seg {
+	uint64_t base;
+	uint32_t limit; /* in bytes */
+	uint16_t sel;
+	uint16_t attr; /* SEG_* */
+};
+/* The access byte and flags of a descriptor, bits 8-15 and 20-23 of its second word, packed. */
+#define SEG_TYPE     15u
+#define SEG_S	     (1u << 4)
+#define SEG_DPL(a)   (((a) >> 5) & 3u)
+#define SEG_P	     (1u << 7)
+#define SEG_AVL	     (1u << 8)
+#define SEG_L	     (1u << 9)
+#define SEG_DB	     (1u << 10)
+#define SEG_G	     (1u << 11)
+#define SEG_UNUSABLE (1u << 12)
+
+struct exc {
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+	uint64_t payload; /* #PF: CR2; #DB: DR6 bits */
+};
+
+/* How an instruction of the bounce executor ended. */
+enum {
+	X_NEXT = 0,   /* go on behind it */
+	X_JUMP = 1,   /* RIP is set */
+	X_FAULT = -1, /* v->exc is set, nothing changed */
+	X_EXIT = -2,  /* leave engine_run(), then execute it again */
+	X_LEAVE = 2,  /* done; leave engine_run() with v->exit as it is */
+};
+
+/* An access to MMIO or a port by the instruction in flight, kept for its re-execution. */
+#define REPLAY_MAX 40
+struct replay {
+	uint64_t addr, data;
+	uint8_t len, space; /* 0 mmio, 1 io, 2 hypercall */
+	bool write, done;
+};
+
+enum exit_code {
+	EXITC_LINK = 1,	 /* direct jump not chained: exit_arg = link */
+	EXITC_FIND,	 /* look rip up */
+	EXITC_INSN,	 /* execute the instruction at rip in C */
+	EXITC_ATTN,	 /* attention word */
+	EXITC_THUNK,	 /* bounce executor: instruction done */
+	EXITC_FAULT,	 /* host fault: fault_* tell */
+	EXITC_MISS,	 /* entry check failed: look rip up */
+};
+
+#define INSN_CACHE 2048
+struct insn_slot;
+struct cache;
+struct slot_map;
+
+struct engine_vcpu {
+	/* translated code addresses these through GS */
+	uint64_t gpr[16];
+	uint64_t rip;
+	uint64_t tmp[4];
+	void *self;
+	void *enter_pc;
+	uint64_t attn_pair[0];
+	_Atomic uint32_t attn;	/* ENGINE_KICK_*, REQ_* : other threads write */
+	uint32_t attn_local;	/* own thread: set by STI when an interrupt waits */
+	uint32_t irq_wait;	/* an interrupt was posted but could not be taken */
+	uint16_t hflags;	/* LAHF image in the high byte, OF in bit 0 */
+	uint8_t iff;		/* IF: 0 or 2 (bit 1 of the second byte of RFLAGS) */
+	uint8_t df;		/* DF: 0 or 4 */
+	uint32_t vflags;	/* FL_VIRT */
+	uint32_t mode;		/* MODE_* */
+	uint16_t flsave;	/* flags around a look-up where they are live */
+	uint8_t shadow;		/* 1 STI, 2 MOV SS: for the next instruction */
+	uint8_t fpu_loaded;
+	uint32_t exit_code;
+	uint32_t in_thunk;
+	uint32_t exit_arg;
+	void *bounce;		/* host address of the memory operand (thunks) */
+	void *fill_fn;
+	uint64_t tsc_offset;
+	struct seg seg[S_COUNT];
+	uint64_t kernel_gs;
+
+	/* the rest is for C */
+	uint64_t tsc_aux;
+	struct { uint64_t base; uint32_t limit; } gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+	uint64_t pdpte[4];
+	uint64_t dr[4], dr6, dr7;
+	uint64_t star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip, pat;
+	uint64_t phys_mask; /* address bits of a page-table entry */
+	uint64_t host_gs;
+	uint64_t host_xmask;
+
+	struct engine_vm *vm;
+	const struct engine_ops *ops;
+	void *cpu;
+	unsigned int id;
+	uint32_t bit; /* in page words: 1 << (index % 32) */
+	uint32_t debug;
+	bool window;
+	bool dbg_step_done;
+
+	/* events */
+	struct exc exc;		/* raised by the instruction in flight */
+	struct {
+		bool valid, soft;
+		uint8_t kind; /* 0 external, 1 NMI, 2 exception, 3 software */
+		uint8_t vector, len;
+		bool has_error;
+		uint32_t error;
+	} event;		/* to be delivered before the next instruction */
+	bool nmi_pending, nmi_masked;
+	bool halted;
+	uint8_t shadow_new;	/* set by the instruction in flight */
+	uint64_t pending_db;	/* DR6 bits for a trap after this instruction */
+
+	/* instruction in flight */
+	struct replay replay[REPLAY_MAX];
+	unsigned int replay_n, replay_i;
+	uint32_t epoch;		/* ops called so far */
+	bool replay_wait;	/* the last entry waits for the caller's data */
+	struct engine_exit *exit;
+	uint64_t fault_host;	/* host rip of a fault */
+	uint8_t fault_vector;
+	bool fault_foreign;	/* a fault that is not the guest's */
+
+	/* requests from other vCPUs (smp.c) */
+	_Atomic uint32_t in_guest;
+	pthread_mutex_t req_lock;
+	struct { uint8_t kind; uint64_t pfn; } req[64];
+	unsigned int req_n;
+	bool req_all, req_map;
+	_Atomic uint32_t req_posted, req_done;
+
+	struct slot_map *map;	/* the map in use; changes only at a safe point */
+	unsigned int last_slot;
+	struct cache *cache;
+	struct insn_slot *insns;
+	uint8_t *thunks;
+	uint64_t ext_ok[2];	/* Zydis ISA extensions that the guest's CPUID has */
+	uint32_t feat;		/* FEAT_* */
+	struct engine_stats stats;
+
+	/* large pages seen, by half of the address space: an INVLPG inside flushes all */
+	struct { uint64_t lo, hi; } large[2];
+	uint16_t nglog[TM_COUNT][2][TLB_SIZE]; /* indices filled with non-global pages */
+	uint16_t nglog_n[TM_COUNT][2];
+	struct itlb_entry itlb[TM_COUNT][ITLB_SIZE];
+	uint8_t itlb_global[TM_COUNT][ITLB_SIZE];
+
+	uint8_t xsave[4096] __attribute__((aligned(64)));
+	uint8_t bounce_buf[2][256] __attribute__((aligned(64)));
+	struct tlb_entry tlb[TM_COUNT][2][TLB_SIZE] __attribute__((aligned(64)));
+	uint64_t itlb_key[TM_COUNT][ITLB_SIZE];
+	void *jc[JC_SIZE]; /* indirect jumps: low 16 bits of the target → host code */
+};
+
+#define FEAT_CX16    (1u << 0)
+#define FEAT_POPCNT  (1u << 1)
+#define FEAT_1G	     (1u << 2)
+#define FEAT_LM	     (1u << 3)
+#define FEAT_NX	     (1u << 4)
+#define FEAT_SSE42   (1u << 5)
+
+#define REQ_TLB	 (1u << 8)  /* attn: requests in req[] */
+
+static inline int cpl(const struct engine_vcpu *v)
+{
+	return v->mode & MODE_CPL;
+}
+
+static inline bool is_long(const struct engine_vcpu *v)
+{
+	return v->efer & EFER_LMA;
+}
+
+static inline bool is_real(const struct engine_vcpu *v)
+{
+	return !(v->cr0 & CR0_PE);
+}
+
+static inline bool is_vm86(const struct engine_vcpu *v)
+{
+	return v->vflags & FL_VM;
+}
+
+static inline bool is_canonical(uint64_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+
+/* Copies that stay out of libc (and so out of SIMD registers). */
+static inline void bytes_copy(void *d, const void *s, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n) : : "memory");
+}
+
+static inline void bytes_zero(void *d, size_t n)
+{
+	__asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(0) : "memory");
+}
+
+/* Set v->exc; always returns X_FAULT. */
+static inline int raise_exc(struct engine_vcpu *v, uint8_t vector, bool has_error, uint32_t error)
+{
+	v->exc = (struct exc){.vector = vector, .has_error = has_error, .error = error};
+	return X_FAULT;
+}
+static inline int raise_gp(struct engine_vcpu *v, uint32_t error)
+{
+	return raise_exc(v, V_GP, true, error);
+}
+static inline int raise_ud(struct engine_vcpu *v)
+{
+	return raise_exc(v, V_UD, false, 0);
+}
+
+/* state.c */
+uint32_t flags_get(const struct engine_vcpu *v);	/* RFLAGS whole */
+void flags_set(struct engine_vcpu *v, uint32_t f);
+void mode_update(struct engine_vcpu *v);		/* after CR0/CR4/EFER/CS/CPL/AC/XCR0 changed */
+void seg_from_api(struct seg *d, const struct engine_segment *s);
+/* Load the four PDPTEs of PAE paging; X_FAULT (#GP) for reserved bits. */
+int pdptes_load(struct engine_vcpu *v, uint64_t cr3);
+int msr_read(struct engine_vcpu *v, uint32_t index, uint64_t *val);  /* -ENOENT: not ours */
+int msr_write(struct engine_vcpu *v, uint32_t index, uint64_t val, bool host);
+bool cr0_valid(uint64_t cr0);
+
+/* fpu.c */
+void fpu_get(struct engine_vcpu *v); /* state → processor, if it is not there */
+void fpu_put(struct engine_vcpu *v); /* processor → state */
+struct insn;
+int fpu_exec(struct engine_vcpu *v, const struct insn *in);
+
+/* mmu.c */
+struct walk {
+	gpa_t gpa;
+	uint64_t page_size;
+	bool writable, user, global, nx, dirty;
+};
+/* Walk. write/fetch/mode say what for; sets A and D. X_FAULT: v->exc is #PF. */
+int mmu_walk(struct engine_vcpu *v, uint64_t lin, bool write, bool fetch, enum tlb_mode mode,
+	     bool peek, struct walk *w);
+static inline enum tlb_mode data_mode(const struct engine_vcpu *v)
+{
+	return (v->mode & MODE_CPL) == 3 ? TM_USER : v->mode & MODE_AC ? TM_SUP_AC : TM_SUP;
+}
+
+/* tlb.c */
+struct slot {
+	gpa_t gpa;
+	uint64_t size;
+	uint8_t *host;
+	uint32_t flags;
+	uint64_t *dirty;
+	_Atomic uint64_t *words; /* a page: vCPUs with code (low half), with a write tag (high) */
+};
+struct slot_map {
+	unsigned int n, refs;
+	struct slot slot[];
+};
+struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa);
+void slot_dirty(struct slot *s, gpa_t gpa);
+void code_flush(struct engine_vcpu *v); /* all translated code */
+void tlb_flush_all(struct engine_vcpu *v);
+void tlb_flush_nonglobal(struct engine_vcpu *v);
+void tlb_flush_page(struct engine_vcpu *v, uint64_t lin);
+void tlb_drop_write(struct engine_vcpu *v);		  /* all write tags */
+void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa); /* those of one page */
+/* Called by translated code; returns where to go on, or NULL to leave to C. */
+void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site);
+struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin); /* NULL: v->exc */
+
+/* mem.c: guest memory by linear address, for C */
+struct pageref {
+	uint8_t *host; /* NULL: MMIO */
+	gpa_t gpa;
+	struct slot *slot;
+};
+int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, struct pageref *r);
+struct mref {
+	uint64_t lin;
+	void *ptr;	/* where the instruction finds the operand */
+	uint16_t size;
+	bool write, bounced;
+	uint8_t mode;
+	uint32_t epoch;
+	struct pageref pg[2];
+	uint16_t split; /* bytes in the first page */
+};
+/* Check (and for reads fetch) [lin, lin+size); X_NEXT, X_FAULT or X_EXIT. */
+int mem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
+	     bool write, enum tlb_mode mode, int which);
+int mem_close(struct engine_vcpu *v, struct mref *m); /* write back what was bounced */
+int mem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode);
+int mem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode);
+int mem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode);
+int io_access(struct engine_vcpu *v, uint16_t port, unsigned int len, bool write, uint64_t *data);
+int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned int len, bool write,
+		  uint64_t *data);
+
+/* segment.c */
+int seg_linear(struct engine_vcpu *v, int s, uint64_t off, unsigned int size, bool write, uint64_t *lin);
+int seg_load(struct engine_vcpu *v, int s, uint16_t sel);
+void seg_load_real(struct engine_vcpu *v, int s, uint16_t sel);
+int desc_read(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t *lin, uint8_t vec);
+void seg_from_desc(struct seg *g, uint16_t sel, const uint32_t d[2]);
+int desc_accessed(struct engine_vcpu *v, uint64_t lin, uint32_t d[2], uint32_t bits);
+/* How the processor's own accesses (tables, TSS, inner stacks) are checked. */
+enum tlb_mode system_mode(const struct engine_vcpu *v);
+int seg_exec(struct engine_vcpu *v, const struct insn *in);
+void cs_set(struct engine_vcpu *v, const struct seg *cs, int newcpl);
+
+/* far.c: far transfers */
+int far_exec(struct engine_vcpu *v, const struct insn *in);
+/* The common end of far RET and IRET to protected mode. */
+int far_return_to(struct engine_vcpu *v, uint16_t sel, uint64_t rip, uint16_t ss, uint64_t sp,
+		  bool outer_given);
+
+/* exception.c */
+int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_error, uint32_t error,
+		  uint64_t ret_rip, bool external);
+int exc_inject(struct engine_vcpu *v); /* v->exc, with double and triple faults; X_EXIT: shutdown */
+int tss_stack(struct engine_vcpu *v, int dpl, uint16_t *ss, uint64_t *sp);
+int iret_exec(struct engine_vcpu *v, const struct insn *in);
+
+/* system.c, string.c, stack.c, legacy.c */
+int sys_exec(struct engine_vcpu *v, const struct insn *in);
+int ctl_exec(struct engine_vcpu *v, const struct insn *in);
+int string_exec(struct engine_vcpu *v, const struct insn *in);
+int stack_exec(struct engine_vcpu *v, const struct insn *in);
+int legacy_exec(struct engine_vcpu *v, const struct insn *in);
+int flow_exec(struct engine_vcpu *v, const struct insn *in);
+bool cond_true(const struct engine_vcpu *v, unsigned int cc);
+unsigned int stack_width(const struct engine_vcpu *v); /* 2, 4 or 8: width of the stack pointer */
+int push_val(struct engine_vcpu *v, uint64_t val, unsigned int size);
+int pop_val(struct engine_vcpu *v, uint64_t *val, unsigned int size);
+int pop_peek(struct engine_vcpu *v, uint64_t *val, unsigned int size, unsigned int off);
+void sp_add(struct engine_vcpu *v, int64_t n);
+int io_allowed(struct engine_vcpu *v, uint16_t port, unsigned int len);
+void dr6_set(struct engine_vcpu *v, uint64_t bits);
+
+/* bounce.c: the executor of single instructions */
+int insn_step(struct engine_vcpu *v); /* the instruction at RIP, whole: events included */
+int ea_linear(struct engine_vcpu *v, const struct insn *in, unsigned int size, bool write, uint64_t *lin);
+uint64_t ea_offset(const struct engine_vcpu *v, const struct insn *in);
+uint64_t gpr_get(const struct engine_vcpu *v, unsigned int g, unsigned int width, bool high8);
+void gpr_set(struct engine_vcpu *v, unsigned int g, unsigned int width, bool high8, uint64_t val);
+
+/* simd.c: masked and gathering accesses, element by element */
+int simd_exec(struct engine_vcpu *v, const struct insn *in);
+size_t insn_slots_size(void);
+
+/* smp.c */
+struct engine_vm {
+	pthread_mutex_t lock;	    /* map and vCPU list; held while waiting for vCPUs */
+	pthread_mutex_t list_lock;  /* vCPU list; never held while waiting. Taken inside lock */
+	pthread_mutex_t split_lock; /* locked accesses that cross a page */
+	struct slot_map *map, *old_map;
+	struct engine_vcpu **vcpu;
+	unsigned int n_vcpu;
+	uint32_t code_mib;
+};
+enum { RQ_DROP_WRITE, RQ_DROP_CODE, RQ_FLUSH_WRITE, RQ_NEW_MAP };
+void guest_enter(struct engine_vcpu *v); /* also handles requests */
+void guest_leave(struct engine_vcpu *v);
+void requests_handle(struct engine_vcpu *v);
+int vm_add_vcpu(struct engine_vm *vm, struct engine_vcpu *v);
+void vm_remove_vcpu(struct engine_vm *vm, struct engine_vcpu *v);
+/* Before reading code from the page: nobody keeps a write tag for it. */
+void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
+/* After a store to a page that may hold code: drop it everywhere. */
+void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
+/* True if a write tag may be set; notes it in the page's word. */
+bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
+
+/* fault.c */
+int fault_init(void);
+void fault_thread_set(struct engine_vcpu *v);
+
+/* stubs: generated by cache.c */
+typedef void enter_fn(struct engine_vcpu *v, void *code);
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/fault: the host's own exceptions in translated code (#DE, #MF, #XM,
+ * alignment, #UD) arrive as signals; those outside of it belong to others and
+ * are passed on. Signal dispositions belong to the process, so this file, alone
+ * in the room, has state at file scope: what was installed before us.
+ */
+#include "engine/cache.h"
+
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS, SIGILL};
+#define N_SIGNALS (sizeof(signals) / sizeof(signals[0]))
+
+static struct sigaction previous[N_SIGNALS];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int init_result;
+static __thread struct engine_vcpu *current;
+
+enum { TRAP_DE = 0, TRAP_UD = 6, TRAP_SS = 12, TRAP_GP = 13, TRAP_PF = 14, TRAP_MF = 16, TRAP_AC = 17,
+       TRAP_XM = 19 };
+
+static bool ours(struct engine_vcpu *v, ucontext_t *uc)
+{
+	uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+	struct cache *c = v ? v->cache : NULL;
+
+	if (!c || rip - (uint64_t)c->rx >= c->size)
+		return false;
+	v->fault_host = rip;
+	v->fault_foreign = false;
+	switch (uc->uc_mcontext.gregs[REG_TRAPNO]) {
+	case TRAP_DE:
+		v->fault_vector = V_DE;
+		break;
+	case TRAP_UD:
+		v->fault_vector = V_UD;
+		break;
+	case TRAP_SS:
+	case TRAP_GP:
+		v->fault_vector = V_GP;
+		break;
+	case TRAP_MF:
+		v->fault_vector = V_MF;
+		break;
+	case TRAP_XM:
+		v->fault_vector = v->cr4 & CR4_OSXMMEXCPT ? V_XM : V_UD;
+		break;
+	default:
+		/* the host cannot give the memory that a slot promises */
+		v->fault_foreign = true;
+		break;
+	}
+	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uint64_t)cache_rx(c, c->s_fault);
+	return true;
+}
+
+static void handler(int sig, siginfo_t *si, void *ctx)
+{
+	struct sigaction *old = NULL;
+
+	if (ours(current, ctx))
+		return;
+	for (unsigned int i = 0; i < N_SIGNALS; i++)
+		if (signals[i] == sig)
+			old = &previous[i];
+	if (old->sa_flags & SA_SIGINFO) {
+		old->sa_sigaction(sig, si, ctx);
+	} else if (old->sa_handler == SIG_DFL) {
+		/* the instruction faults again and ends as it would have without us */
+		(void)sigaction(sig, old, NULL);
+	} else if (old->sa_handler != SIG_IGN) {
+		old->sa_handler(sig);
+	}
+}
+
+static void init(void)
+{
+	for (unsigned int i = 0; i < N_SIGNALS; i++) {
+		struct sigaction sa;
+
+		memset(&sa, 0, sizeof(sa));
+		sa.sa_sigaction = handler;
+		sa.sa_flags = SA_SIGINFO | SA_ONSTACK;
+		sigemptyset(&sa.sa_mask);
+		if (sigaction(signals[i], &sa, &previous[i]))
+			init_result = -errno;
+	}
+}
+
+int fault_init(void)
+{
+	(void)pthread_once(&once, init);
+	return init_result;
+}
+
+void fault_thread_set(struct engine_vcpu *v)
+{
+	current = v;
+}

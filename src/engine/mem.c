@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/mem: guest memory by linear address, for C. RAM within one page is used
+ * in place; what crosses a page, is MMIO or holds translated code goes through a
+ * bounce buffer. Accesses to the outside are kept for the re-execution of the
+ * instruction (docs/ENGINE.md, "Bounce executor").
+ */
+#include "engine/engine_priv.h"
+
+int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned int len, bool write,
+		  uint64_t *data)
+{
+	struct engine_access a = {.addr = addr, .len = (uint8_t)len, .write = write,
+				  .data = write ? *data : 0};
+	struct replay *p;
+	int r;
+
+	if (v->replay_i < v->replay_n) {
+		/* done by an earlier attempt at this instruction */
+		p = &v->replay[v->replay_i++];
+		if (!write)
+			*data = p->data;
+		return X_NEXT;
+	}
+	if (v->replay_n >= REPLAY_MAX)
+		return raise_gp(v, 0); /* no instruction makes so many */
+	fpu_put(v);
+	guest_leave(v);
+	r = space ? v->ops->io(v->cpu, &a) : v->ops->mmio(v->cpu, &a);
+	guest_enter(v);
+	v->epoch++;
+	p = &v->replay[v->replay_n++];
+	*p = (struct replay){.addr = addr, .len = (uint8_t)len, .space = space, .write = write};
+	if (r) {
+		v->replay_wait = true;
+		v->exit->reason = space ? ENGINE_EXIT_IO : ENGINE_EXIT_MMIO;
+		v->exit->access = a;
+		return X_EXIT;
+	}
+	v->replay_i++;
+	p->data = a.data;
+	if (!write)
+		*data = a.data;
+	return X_NEXT;
+}
+
+int io_access(struct engine_vcpu *v, uint16_t port, unsigned int len, bool write, uint64_t *data)
+{
+	return replay_access(v, 1, port, len, write, data);
+}
+
+/* MMIO in pieces of eight bytes and what is left. */
+static int mmio_copy(struct engine_vcpu *v, gpa_t gpa, uint8_t *p, unsigned int n, bool write)
+{
+	while (n) {
+		unsigned int len = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+		uint64_t d = 0;
+		int r;
+
+		if (write)
+			bytes_copy(&d, p, len);
+		r = replay_access(v, 0, gpa, len, write, &d);
+		if (r)
+			return r;
+		if (!write)
+			bytes_copy(p, &d, len);
+		p += len;
+		gpa += len;
+		n -= len;
+	}
+	return X_NEXT;
+}
+
+/* Stores are of one piece where the processor's would be. */
+static void ram_store(uint8_t *d, const uint8_t *s, unsigned int n)
+{
+	switch (n) {
+	case 1:
+		__atomic_store_n(d, *s, __ATOMIC_RELAXED);
+		break;
+	case 2:
+		__atomic_store_n((uint16_t *)d, *(const uint16_t *)s, __ATOMIC_RELAXED);
+		break;
+	case 4:
+		__atomic_store_n((uint32_t *)d, *(const uint32_t *)s, __ATOMIC_RELAXED);
+		break;
+	case 8:
+		__atomic_store_n((uint64_t *)d, *(const uint64_t *)s, __ATOMIC_RELAXED);
+		break;
+	default:
+		bytes_copy(d, s, n);
+	}
+}
+
+static void ram_load(uint8_t *d, const uint8_t *s, unsigned int n)
+{
+	switch (n) {
+	case 1:
+		*d = __atomic_load_n(s, __ATOMIC_RELAXED);
+		break;
+	case 2:
+		*(uint16_t *)d = __atomic_load_n((const uint16_t *)s, __ATOMIC_RELAXED);
+		break;
+	case 4:
+		*(uint32_t *)d = __atomic_load_n((const uint32_t *)s, __ATOMIC_RELAXED);
+		break;
+	case 8:
+		*(uint64_t *)d = __atomic_load_n((const uint64_t *)s, __ATOMIC_RELAXED);
+		break;
+	default:
+		bytes_copy(d, s, n);
+	}
+}
+
+static int piece_read(struct engine_vcpu *v, struct pageref *r, uint8_t *p, unsigned int n)
+{
+	if (!r->host)
+		return mmio_copy(v, r->gpa, p, n, false);
+	ram_load(p, r->host, n);
+	return X_NEXT;
+}
+
+static int piece_write(struct engine_vcpu *v, struct pageref *r, const uint8_t *p, unsigned int n)
+{
+	if (!r->host)
+		return mmio_copy(v, r->gpa, (uint8_t *)p, n, true);
+	ram_store(r->host, p, n);
+	if (r->slot)
+		page_code_written(v, r->slot, r->gpa);
+	return X_NEXT;
+}
+
+int mem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
+	     bool write, enum tlb_mode mode, int which)
+{
+	unsigned int room = 4096 - (unsigned int)(lin & 4095);
+	uint8_t *buf;
+	int r;
+
+	m->lin = lin;
+	m->mode = (uint8_t)mode;
+	m->epoch = v->epoch;
+	m->size = (uint16_t)size;
+	m->write = write;
+	m->bounced = false;
+	m->split = (uint16_t)(size <= room ? size : room);
+	r = page_get(v, lin, write, mode, &m->pg[0]);
+	if (r)
+		return r;
+	if (size > room) {
+		uint64_t next = lin + room;
+
+		if (!is_long(v))
+			next &= 0xffffffffu;
+		r = page_get(v, next, write, mode, &m->pg[1]);
+		if (r)
+			return r;
+	}
+	if (size <= room && m->pg[0].host) {
+		m->ptr = m->pg[0].host;
+		return X_NEXT;
+	}
+	/* same alignment, so that alignment faults stay */
+	buf = v->bounce_buf[which] + (lin & 63);
+	m->ptr = buf;
+	m->bounced = true;
+	if (!read)
+		return X_NEXT;
+	r = piece_read(v, &m->pg[0], buf, m->split);
+	if (!r && m->split < size)
+		r = piece_read(v, &m->pg[1], buf + m->split, size - m->split);
+	return r;
+}
+
+int mem_close(struct engine_vcpu *v, struct mref *m)
+{
+	int r;
+
+	if (!m->write)
+		return X_NEXT;
+	if (!m->bounced) {
+		if (m->pg[0].slot)
+			page_code_written(v, m->pg[0].slot, m->pg[0].gpa);
+		return X_NEXT;
+	}
+	if (m->epoch != v->epoch) {
+		/* an op ran since: the memory map may be another */
+		r = page_get(v, m->lin, true, m->mode, &m->pg[0]);
+		if (!r && m->split < m->size)
+			r = page_get(v, m->lin + m->split, true, m->mode, &m->pg[1]);
+		if (r)
+			return r;
+	}
+	r = piece_write(v, &m->pg[0], m->ptr, m->split);
+	if (!r && m->split < m->size)
+		r = piece_write(v, &m->pg[1], (uint8_t *)m->ptr + m->split, m->size - m->split);
+	return r;
+}
+
+/* Any length, page by page; checks all before the first byte is moved. */
+static int mem_copy(struct engine_vcpu *v, uint64_t lin, uint8_t *p, unsigned int n,
+		    enum tlb_mode mode, bool write)
+{
+	struct pageref ref;
+	int r;
+
+	if (((lin & 4095) + n) > 4096) {
+		r = mem_check(v, lin, n, write, mode);
+		if (r)
+			return r;
+	}
+	while (n) {
+		unsigned int room = 4096 - (unsigned int)(lin & 4095), k = n < room ? n : room;
+
+		r = page_get(v, lin, write, mode, &ref);
+		if (!r)
+			r = write ? piece_write(v, &ref, p, k) : piece_read(v, &ref, p, k);
+		if (r)
+			return r;
+		lin += k;
+		p += k;
+		n -= k;
+		if (!is_long(v))
+			lin &= 0xffffffffu;
+	}
+	return X_NEXT;
+}
+
+int mem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode)
+{
+	return mem_copy(v, lin, p, n, mode, false);
+}
+
+int mem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode)
+{
+	return mem_copy(v, lin, (uint8_t *)p, n, mode, true);
+}
+
+int mem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode)
+{
+	struct pageref ref;
+	uint64_t end = lin + n - 1;
+	int r = page_get(v, lin, write, mode, &ref);
+
+	for (uint64_t p = (lin & PAGE_MASK_) + 4096; !r && p <= end && end >= lin; p += 4096)
+		r = page_get(v, is_long(v) ? p : p & 0xffffffffu, write, mode, &ref);
+	return r;
+}

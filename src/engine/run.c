@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/run: the loop of a vCPU: events, look-up, entry, exits.
+ */
+#include "engine/cache.h"
+
+#include <asm/prctl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define HWCAP2_FSGSBASE_ (1u << 1)
+
+/* ---- GS base: the vCPU while it runs, the caller's else ---- */
+
+static bool have_fsgsbase(void)
+{
+	return getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_;
+}
+
+static uint64_t gs_read(void)
+{
+	uint64_t b = 0;
+
+	if (have_fsgsbase())
+		__asm__ volatile("rdgsbase %0" : "=r"(b));
+	else
+		(void)syscall(SYS_arch_prctl, ARCH_GET_GS, &b);
+	return b;
+}
+
+static void gs_write(uint64_t b)
+{
+	if (have_fsgsbase())
+		__asm__ volatile("wrgsbase %0" : : "r"(b));
+	else
+		(void)syscall(SYS_arch_prctl, ARCH_SET_GS, b);
+}
+
+/* ---- life ---- */
+
+static uint64_t host_xcr0(void)
+{
+	uint32_t a, d, r[4];
+
+	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(1), "c"(0));
+	if (!(r[2] >> 27 & 1))
+		return 0;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	return a;
+}
+
+int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engine_ops *ops, void *cpu,
+		       struct engine_vcpu **out, struct err *e)
+{
+	struct engine_vcpu *v;
+	uint64_t x = host_xcr0();
+	int r;
+
+	if (!(x & 2))
+		return err_set(e, -ENOTSUP, "this processor or kernel has no XSAVE: the engine needs it");
+	r = fault_init();
+	if (r)
+		return err_set(e, r, "cannot install signal handlers");
+	v = mmap(NULL, sizeof(*v), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (v == MAP_FAILED)
+		return err_set(e, -ENOMEM, "cannot allocate a vCPU");
+	v->self = v;
+	v->vm = vm;
+	v->ops = ops;
+	v->cpu = cpu;
+	v->id = id;
+	v->host_xmask = x & 7;
+	v->fill_fn = (void *)tlb_miss;
+	mutex_init(&v->req_lock);
+	v->insns = mmap(NULL, insn_slots_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	r = -ENOMEM;
+	if ((void *)v->insns == MAP_FAILED)
+		goto fail_insns;
+	r = cache_create(v);
+	if (r)
+		goto fail_cache;
+	r = vm_add_vcpu(vm, v);
+	if (r)
+		goto fail_add;
+	features_update(v);
+	engine_vcpu_reset(v, false);
+	*out = v;
+	return 0;
+fail_add:
+	cache_destroy(v);
+fail_cache:
+	munmap(v->insns, insn_slots_size());
+fail_insns:
+	mutex_destroy(&v->req_lock);
+	munmap(v, sizeof(*v));
+	return err_set(e, r, "cannot allocate memory for translated code");
+}
+
+void engine_vcpu_destroy(struct engine_vcpu *v)
+{
+	if (!v)
+		return;
+	vm_remove_vcpu(v->vm, v);
+	cache_destroy(v);
+	munmap(v->insns, insn_slots_size());
+	mutex_destroy(&v->req_lock);
+	munmap(v, sizeof(*v));
+}
+
+void engine_vcpu_kick(struct engine_vcpu *v, enum engine_kick what)
+{
+	atomic_fetch_or(&v->attn, (uint32_t)what);
+}
+
+void engine_vcpu_unkick(struct engine_vcpu *v, enum engine_kick what)
+{
+	atomic_fetch_and(&v->attn, ~(uint32_t)what);
+}
+
+/* ---- events ---- */
+
+static bool can_take(const struct engine_vcpu *v)
+{
+	return v->iff && !v->shadow && !v->replay_n;
+}
+
+static int event_inject(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_error, uint32_t error,
+			bool external, unsigned int len)
+{
+	int r;
+
+	v->vflags &= ~FL_RF;
+	r = event_deliver(v, vector, soft, has_error && !is_real(v), error, v->rip + len, external);
+	if (r == X_JUMP)
+		return 0;
+	return r == X_FAULT ? exc_inject(v) : r;
+}
+
+/* What the attention word asks for. 0: go on, else leave engine_run(). */
+static int attention(struct engine_vcpu *v)
+{
+	uint32_t a = atomic_load(&v->attn);
+
+	v->attn_local = 0;
+	if (a & REQ_TLB)
+		requests_handle(v);
+	if (a & ENGINE_KICK_NMI) {
+		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_NMI);
+		v->nmi_pending = true;
+	}
+	if (a & ENGINE_KICK_INTR) {
+		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_INTR);
+		v->irq_wait = 1;
+	}
+	/* an access that waits for its data is finished first */
+	if ((a & ENGINE_KICK_EXIT) && !v->shadow && !v->replay_n) {
+		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_EXIT);
+		v->exit->reason = ENGINE_EXIT_INTR;
+		return X_LEAVE;
+	}
+	return 0;
+}
+
+/* Deliver what can be delivered before the next instruction. */
+static int events(struct engine_vcpu *v)
+{
+	int r;
+
+	if (v->event.valid) {
+		v->event.valid = false;
+		if (v->event.kind == 1)
+			v->nmi_masked = true;
+		if (v->event.kind == 0)
+			v->stats.interrupts++;
+		return event_inject(v, v->event.vector, v->event.soft, v->event.has_error, v->event.error,
+				    v->event.kind == 0, 0);
+	}
+	if (v->pending_db && !v->replay_n) {
+		v->exc = (struct exc){.vector = V_DB, .payload = v->pending_db};
+		v->pending_db = 0;
+		return exc_inject(v);
+	}
+	if (v->nmi_pending && !v->nmi_masked && !v->shadow && !v->replay_n) {
+		v->nmi_pending = false;
+		v->nmi_masked = true;
+		return event_inject(v, V_NMI, false, false, 0, false, 0);
+	}
+	if (v->irq_wait && can_take(v)) {
+		int vec;
+
+		if (v->window) {
+			v->window = false;
+			v->exit->reason = ENGINE_EXIT_WINDOW;
+			return X_LEAVE;
+		}
+		fpu_put(v);
+		guest_leave(v);
+		vec = v->ops->intr_take ? v->ops->intr_take(v->cpu) : -1;
+		guest_enter(v);
+		v->epoch++;
+		if (vec < 0) {
+			v->irq_wait = 0;
+			return 0;
+		}
+		v->stats.interrupts++;
+		/* irq_wait stays: there may be another */
+		r = event_inject(v, (uint8_t)vec, false, false, 0, true, 0);
+		return r;
+	}
+	return 0;
+}
+
+/* ---- exits from translated code ---- */
+
+static int block_fault(struct engine_vcpu *v)
+{
+	struct cache *c = v->cache;
+	struct block *b = cache_by_host(c, v->fault_host);
+	uint32_t off = (uint32_t)(v->fault_host - (uint64_t)c->rx);
+
+	if (b && !v->fault_foreign)
+		for (uint32_t i = 0; i < b->n_faults; i++) {
+			struct fault_at *f = &c->faults[b->fault0 + i];
+
+			if (f->off != off)
+				continue;
+			if (f->flags_saved)
+				v->hflags = v->flsave;
+			v->rip = b->rip + f->rip;
+			raise_exc(v, v->fault_vector, v->fault_vector == V_GP, 0);
+			return exc_inject(v);
+		}
+	v->exit->reason = ENGINE_EXIT_INTERNAL;
+	v->exit->rip = b ? b->rip : 0;
+	return X_LEAVE;
+}
+
+static int block_run(struct engine_vcpu *v)
+{
+	struct cache *c = v->cache;
+	enter_fn *enter = (enter_fn *)cache_rx(c, c->s_enter);
+	struct itlb_entry *e;
+	struct block *b;
+	struct link *l = NULL;
+	uint64_t chain_gen = 0;
+
+	for (;;) {
+		e = itlb_get(v, v->rip);
+		if (!e)
+			return exc_inject(v);
+		if (!e->host || v->itlb_key[data_mode(v)][(e->tag) & (ITLB_SIZE - 1)] == ~0ull)
+			return insn_step(v);
+		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode);
+		if (!b) {
+			uint64_t flushes = v->stats.flushes, dropped = v->stats.dropped;
+
+			b = translate(v, e);
+			if (v->stats.flushes != flushes || v->stats.dropped != dropped)
+				l = NULL;
+			if (!b)
+				return insn_step(v);
+		}
+		if (l && chain_gen == v->stats.flushes + v->stats.dropped && !(v->mode & MODE_STEP) &&
+		    l->mode == v->mode && l->target == v->rip)
+			cache_chain(c, l, b);
+		l = NULL;
+		v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
+		fpu_get(v);
+		v->stats.exits++;
+		enter(v, cache_enter_pc(c, b));
+		switch (v->exit_code) {
+		case EXITC_LINK:
+			l = &c->links[v->exit_arg];
+			v->rip = l->target;
+			if (l->entry == ENTRY_SAVED)
+				v->hflags = v->flsave;
+			chain_gen = v->stats.flushes + v->stats.dropped;
+			break;
+		case EXITC_FIND:
+			v->hflags = v->flsave;
+			break;
+		case EXITC_INSN:
+			return insn_step(v);
+		case EXITC_ATTN:
+		case EXITC_MISS:
+			v->rip = c->blocks[v->exit_arg].rip;
+			v->hflags = v->flsave;
+			break;
+		default:
+			return block_fault(v);
+		}
+		if (atomic_load_explicit(&v->attn, memory_order_relaxed) || v->attn_local ||
+		    (v->irq_wait && can_take(v)) || v->mode & MODE_STEP)
+			return 0;
+	}
+}
+
+static bool must_step(const struct engine_vcpu *v)
+{
+	return !(v->mode & (MODE_64 | MODE_FLAT32)) || v->shadow || v->replay_n ||
+	       (v->vflags & (FL_TF | FL_RF)) || (v->dr7 & 0xff) ||
+	       (v->debug & (ENGINE_DEBUG_STEP | ENGINE_DEBUG_SLOW));
+}
+
+/* The caller has done what IO, MMIO and HYPERCALL exits asked for. */
+static void replay_complete(struct engine_vcpu *v, const struct engine_exit *x)
+{
+	if (!v->replay_wait)
+		return;
+	v->replay_wait = false;
+	v->replay[v->replay_n - 1].data = x->access.data;
+}
+
+static int internal_error(struct engine_vcpu *v, struct engine_exit *x)
+{
+	(void)snprintf(x->text, sizeof(x->text),
+		       "guest rip %#llx: host fault at %#llx, or code outside of RAM (%#llx)",
+		       (unsigned long long)v->rip, (unsigned long long)v->fault_host,
+		       (unsigned long long)x->rip);
+	return -EFAULT;
+}
+
+int engine_run(struct engine_vcpu *v, struct engine_exit *x)
+{
+	uint64_t gs = gs_read();
+	int r;
+
+	replay_complete(v, x);
+	v->exit = x;
+	v->fault_foreign = false;
+	fault_thread_set(v);
+	gs_write((uint64_t)v);
+	guest_enter(v);
+	for (;;) {
+		r = 0;
+		if (atomic_load(&v->attn) || v->attn_local)
+			r = attention(v);
+		if (!r && (v->event.valid || v->pending_db || v->nmi_pending || v->irq_wait))
+			r = events(v);
+		if (!r) {
+			if (must_step(v)) {
+				r = insn_step(v);
+				if (!r && (v->debug & ENGINE_DEBUG_STEP)) {
+					x->reason = ENGINE_EXIT_DEBUG;
+					x->vector = V_DB;
+					x->dr6 = 0xffff0ff0u | 1u << 14;
+					x->rip = v->rip + (v->mode & MODE_64 ? 0 : v->seg[S_CS].base);
+					r = X_LEAVE;
+				}
+			} else {
+				r = block_run(v);
+				if (!r && (v->mode & MODE_STEP) && (v->debug & ENGINE_DEBUG_ONE)) {
+					x->reason = ENGINE_EXIT_DEBUG;
+					x->vector = V_DB;
+					x->rip = v->rip;
+					r = X_LEAVE;
+				}
+			}
+		}
+		if (r == X_EXIT || r == X_LEAVE)
+			break;
+	}
+	fpu_put(v);
+	guest_leave(v);
+	gs_write(gs);
+	fault_thread_set(NULL);
+	return x->reason == ENGINE_EXIT_INTERNAL ? internal_error(v, x) : 0;
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/smp: what vCPUs do to each other: the memory map, write tags on pages
+ * with code, dropped code. docs/ENGINE.md, "Between vCPUs", draws the
+ * interleavings.
+ */
+#include "engine/cache.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#define CODE_BITS 0xffffffffull
+
+static _Atomic uint64_t *page_word(struct slot *s, gpa_t gpa)
+{
+	return &s->words[(gpa - s->gpa) >> 12];
+}
+
+/* ---- requests ---- */
+
+void requests_handle(struct engine_vcpu *v)
+{
+	mutex_lock(&v->req_lock);
+	atomic_fetch_and(&v->attn, ~REQ_TLB);
+	for (unsigned int i = 0; i < v->req_n; i++) {
+		gpa_t gpa = v->req[i].pfn << 12;
+
+		switch (v->req[i].kind) {
+		case RQ_DROP_WRITE:
+			tlb_drop_write_page(v, gpa);
+			break;
+		case RQ_DROP_CODE:
+			cache_drop_page(v, gpa);
+			break;
+		case RQ_FLUSH_WRITE:
+			tlb_drop_write(v);
+			break;
+		default:
+			break;
+		}
+	}
+	v->req_n = 0;
+	if (v->req_map || v->req_all) {
+		/* the caller of engine_vm_set_slots may not have taken the lock's word yet:
+		 * the map pointer is published before the request is posted */
+		if (v->req_map)
+			v->map = __atomic_load_n(&v->vm->map, __ATOMIC_ACQUIRE);
+		v->last_slot = 0;
+		tlb_flush_all(v);
+		cache_flush(v);
+		v->req_map = v->req_all = false;
+	}
+	atomic_store(&v->req_done, atomic_load(&v->req_posted));
+	mutex_unlock(&v->req_lock);
+}
+
+static uint32_t request_post(struct engine_vcpu *v, uint8_t kind, gpa_t gpa)
+{
+	uint32_t ticket;
+
+	mutex_lock(&v->req_lock);
+	if (kind == RQ_NEW_MAP) {
+		v->req_map = true;
+	} else if (v->req_n < sizeof(v->req) / sizeof(v->req[0])) {
+		v->req[v->req_n].kind = kind;
+		v->req[v->req_n++].pfn = gpa >> 12;
+	} else {
+		v->req_all = true;
+	}
+	ticket = atomic_fetch_add(&v->req_posted, 1) + 1;
+	atomic_fetch_or(&v->attn, REQ_TLB);
+	mutex_unlock(&v->req_lock);
+	return ticket;
+}
+
+static void request_wait(struct engine_vcpu *v, uint32_t ticket)
+{
+	for (unsigned int n = 0; atomic_load(&v->in_guest); n++) {
+		if ((int32_t)(atomic_load(&v->req_done) - ticket) >= 0)
+			return;
+		if (n < 64)
+			__builtin_ia32_pause();
+		else
+			sched_yield();
+	}
+}
+
+void guest_enter(struct engine_vcpu *v)
+{
+	atomic_store(&v->in_guest, 1);
+	if (atomic_load(&v->attn) & REQ_TLB)
+		requests_handle(v);
+}
+
+void guest_leave(struct engine_vcpu *v)
+{
+	atomic_store(&v->in_guest, 0);
+}
+
+/* ---- pages with code ---- */
+
+bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
+{
+	_Atomic uint64_t *w = page_word(s, gpa);
+	uint64_t old = atomic_load(w), mine = (uint64_t)v->bit << 32;
+
+	do {
+		if (old & CODE_BITS)
+			return false;
+		if (old & mine)
+			return true;
+	} while (!atomic_compare_exchange_weak(w, &old, old | mine));
+	return true;
+}
+
+void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
+{
+	for (;;) {
+		_Atomic uint64_t *w = page_word(s, gpa);
+		uint64_t old = atomic_fetch_or(w, v->bit);
+		uint32_t writers = (uint32_t)(old >> 32);
+		struct engine_vm *vm = v->vm;
+
+		if (!writers)
+			return;
+		if (writers & v->bit)
+			tlb_drop_write_page(v, gpa);
+		if (writers & ~v->bit || vm->n_vcpu > 32) {
+			/* others drop theirs at their next safe point; we are at one meanwhile */
+			guest_leave(v);
+			mutex_lock(&vm->lock);
+			for (unsigned int i = 0; i < vm->n_vcpu; i++) {
+				struct engine_vcpu *o = vm->vcpu[i];
+
+				if (o != v && (writers & o->bit))
+					request_wait(o, request_post(o, RQ_DROP_WRITE, gpa));
+			}
+			mutex_unlock(&vm->lock);
+			atomic_fetch_and(w, ~((uint64_t)writers << 32));
+			guest_enter(v);
+			/* what was asked of us meanwhile may have taken the mark back, or the map */
+			s = slot_find(v, gpa);
+			if (!s)
+				return;
+			if (atomic_load(page_word(s, gpa)) & v->bit)
+				return;
+			continue;
+		}
+		atomic_fetch_and(w, ~((uint64_t)writers << 32));
+		return;
+	}
+}
+
+void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
+{
+	_Atomic uint64_t *w = page_word(s, gpa);
+	struct engine_vm *vm = v->vm;
+	uint64_t codes;
+
+	/* pairs with the locked mark in page_mark_code: either we see the mark or the
+	 * translator sees the store */
+	atomic_thread_fence(memory_order_seq_cst);
+	codes = atomic_load(w) & CODE_BITS;
+	if (!codes)
+		return;
+	atomic_fetch_and(w, ~codes);
+	if (codes & v->bit)
+		cache_drop_page(v, gpa & PAGE_MASK_);
+	if (!(codes & ~(uint64_t)v->bit) && vm->n_vcpu <= 32)
+		return;
+	mutex_lock(&vm->list_lock);
+	for (unsigned int i = 0; i < vm->n_vcpu; i++)
+		if (vm->vcpu[i] != v && (codes & vm->vcpu[i]->bit))
+			(void)request_post(vm->vcpu[i], RQ_DROP_CODE, gpa & PAGE_MASK_);
+	mutex_unlock(&vm->list_lock);
+}
+
+/* ---- VM ---- */
+
+int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, struct err *e)
+{
+	struct engine_vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return err_set(e, -ENOMEM, "cannot allocate a virtual machine");
+	vm->map = calloc(1, sizeof(*vm->map));
+	if (!vm->map) {
+		free(vm);
+		return err_set(e, -ENOMEM, "cannot allocate a memory map");
+	}
+	vm->code_mib = cfg && cfg->code_mib ? cfg->code_mib : 64;
+	mutex_init(&vm->lock);
+	mutex_init(&vm->list_lock);
+	mutex_init(&vm->split_lock);
+	*out = vm;
+	return 0;
+}
+
+static void map_free(struct slot_map *m)
+{
+	for (unsigned int i = 0; m && i < m->n; i++)
+		free((void *)m->slot[i].words);
+	free(m);
+}
+
+void engine_vm_destroy(struct engine_vm *vm)
+{
+	if (!vm)
+		return;
+	map_free(vm->map);
+	map_free(vm->old_map);
+	mutex_destroy(&vm->lock);
+	mutex_destroy(&vm->list_lock);
+	mutex_destroy(&vm->split_lock);
+	free(vm->vcpu);
+	free(vm);
+}
+
+int vm_add_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
+{
+	struct engine_vcpu **l;
+
+	mutex_lock(&vm->lock);
+	l = malloc((vm->n_vcpu + 1) * sizeof(*l));
+	if (l) {
+		struct engine_vcpu **old = vm->vcpu;
+
+		for (unsigned int i = 0; i < vm->n_vcpu; i++)
+			l[i] = old[i];
+		l[vm->n_vcpu] = v;
+		v->bit = 1u << (vm->n_vcpu % 32);
+		v->map = vm->map;
+		mutex_lock(&vm->list_lock);
+		vm->vcpu = l;
+		vm->n_vcpu++;
+		mutex_unlock(&vm->list_lock);
+		free(old);
+	}
+	mutex_unlock(&vm->lock);
+	return l ? 0 : -ENOMEM;
+}
+
+void vm_remove_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
+{
+	mutex_lock(&vm->lock);
+	mutex_lock(&vm->list_lock);
+	for (unsigned int i = 0; i < vm->n_vcpu; i++)
+		if (vm->vcpu[i] == v) {
+			vm->vcpu[i] = vm->vcpu[--vm->n_vcpu];
+			break;
+		}
+	mutex_unlock(&vm->list_lock);
+	mutex_unlock(&vm->lock);
+}
+
+static int slot_order(const void *a, const void *b)
+{
+	gpa_t x = ((const struct slot *)a)->gpa, y = ((const struct slot *)b)->gpa;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Post to every vCPU and wait until each has done it or is outside. vm->lock held. */
+static void all_sync_locked(struct engine_vm *vm, uint8_t kind)
+{
+	for (unsigned int i = 0; i < vm->n_vcpu; i++)
+		(void)request_post(vm->vcpu[i], kind, 0);
+	for (unsigned int i = 0; i < vm->n_vcpu; i++)
+		request_wait(vm->vcpu[i], atomic_load(&vm->vcpu[i]->req_posted));
+}
+
+int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, unsigned int n,
+			struct err *e)
+{
+	struct slot_map *m = calloc(1, sizeof(*m) + n * sizeof(struct slot)), *old;
+	int r = -EINVAL;
+
+	if (!m)
+		return err_set(e, -ENOMEM, "cannot allocate a memory map of %u slots", n);
+	for (unsigned int i = 0; i < n; i++) {
+		const struct engine_slot *s = &slots[i];
+
+		if (!s->size || ((s->gpa | s->size | (uint64_t)s->host) & 4095) || !s->host ||
+		    s->gpa + s->size < s->gpa || s->gpa + s->size > 1ull << 52) {
+			err_set(e, r, "memory slot %u: addresses and size must be multiples of 4096", i);
+			goto free_map;
+		}
+		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host,
+					   .flags = s->flags, .dirty = s->dirty};
+	}
+	qsort(m->slot, n, sizeof(struct slot), slot_order);
+	for (unsigned int i = 1; i < n; i++)
+		if (m->slot[i].gpa - m->slot[i - 1].gpa < m->slot[i - 1].size) {
+			err_set(e, r, "memory slots overlap at %#llx", (unsigned long long)m->slot[i].gpa);
+			goto free_map;
+		}
+	for (; m->n < n; m->n++) {
+		m->slot[m->n].words = calloc(m->slot[m->n].size >> 12, sizeof(uint64_t));
+		if (!m->slot[m->n].words) {
+			r = err_set(e, -ENOMEM, "cannot allocate page words");
+			goto free_map;
+		}
+	}
+	mutex_lock(&vm->lock);
+	old = vm->map;
+	__atomic_store_n(&vm->map, m, __ATOMIC_RELEASE);
+	all_sync_locked(vm, RQ_NEW_MAP);
+	/* a vCPU outside of engine_run() still names the old map: it handles the request
+	 * before it looks; keep one generation so that no pointer dangles */
+	map_free(vm->old_map);
+	vm->old_map = old;
+	mutex_unlock(&vm->lock);
+	return 0;
+free_map:
+	map_free(m);
+	return r;
+}
+
+void engine_vm_protect(struct engine_vm *vm, gpa_t gpa, uint64_t size)
+{
+	(void)gpa;
+	(void)size;
+	mutex_lock(&vm->lock);
+	all_sync_locked(vm, RQ_FLUSH_WRITE);
+	mutex_unlock(&vm->lock);
+}
+
+void engine_vm_code_changed(struct engine_vm *vm, gpa_t gpa, uint64_t size)
+{
+	mutex_lock(&vm->lock);
+	for (gpa_t p = gpa & PAGE_MASK_; p < gpa + size; p += 4096)
+		for (unsigned int i = 0; i < vm->n_vcpu; i++)
+			(void)request_post(vm->vcpu[i], RQ_DROP_CODE, p);
+	mutex_unlock(&vm->lock);
+}

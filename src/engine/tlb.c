@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/tlb: the tables that translated code looks addresses up in, their
+ * filling and flushing. docs/ENGINE.md, "TLB".
+ */
+#include "engine/cache.h"
+
+struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa)
+{
+	struct slot_map *m = v->map;
+	unsigned int lo = 0, hi;
+
+	if (!m || !m->n)
+		return NULL;
+	if (v->last_slot < m->n && gpa - m->slot[v->last_slot].gpa < m->slot[v->last_slot].size)
+		return &m->slot[v->last_slot];
+	hi = m->n;
+	while (lo < hi) {
+		unsigned int mid = (lo + hi) / 2;
+
+		if (gpa < m->slot[mid].gpa) {
+			hi = mid;
+		} else if (gpa - m->slot[mid].gpa >= m->slot[mid].size) {
+			lo = mid + 1;
+		} else {
+			v->last_slot = mid;
+			return &m->slot[mid];
+		}
+	}
+	return NULL;
+}
+
+void slot_dirty(struct slot *s, gpa_t gpa)
+{
+	uint64_t page = (gpa - s->gpa) >> 12;
+
+	if (s->dirty)
+		__atomic_fetch_or(&s->dirty[page / 64], 1ull << (page % 64), __ATOMIC_SEQ_CST);
+}
+
+static inline unsigned int tlb_index(uint64_t lin)
+{
+	return (unsigned int)(lin >> 12) & (TLB_SIZE - 1);
+}
+
+static void table_clear(struct tlb_entry *t)
+{
+	for (unsigned int i = 0; i < TLB_SIZE; i++)
+		t[i].tag = TLB_NOTAG;
+}
+
+void tlb_flush_all(struct engine_vcpu *v)
+{
+	v->stats.tlb_flushes++;
+	for (unsigned int m = 0; m < TM_COUNT; m++) {
+		for (unsigned int w = 0; w < 2; w++) {
+			table_clear(v->tlb[m][w]);
+			v->nglog_n[m][w] = 0;
+		}
+		for (unsigned int i = 0; i < ITLB_SIZE; i++) {
+			v->itlb[m][i].tag = TLB_NOTAG;
+			v->itlb_key[m][i] = ~0ull;
+		}
+	}
+	for (unsigned int i = 0; i < 2; i++) {
+		v->large[i].lo = ~0ull;
+		v->large[i].hi = 0;
+	}
+}
+
+void tlb_flush_nonglobal(struct engine_vcpu *v)
+{
+	v->stats.tlb_flushes++;
+	for (unsigned int m = 0; m < TM_COUNT; m++) {
+		for (unsigned int w = 0; w < 2; w++) {
+			for (unsigned int i = 0; i < v->nglog_n[m][w]; i++)
+				v->tlb[m][w][v->nglog[m][w][i]].tag = TLB_NOTAG;
+			v->nglog_n[m][w] = 0;
+		}
+		for (unsigned int i = 0; i < ITLB_SIZE; i++) {
+			if (v->itlb_global[m][i])
+				continue;
+			v->itlb[m][i].tag = TLB_NOTAG;
+			v->itlb_key[m][i] = ~0ull;
+		}
+	}
+}
+
+void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
+{
+	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	unsigned int i = tlb_index(lin), k = (unsigned int)tag & (ITLB_SIZE - 1);
+
+	if (lin >= v->large[lin >> 63].lo && lin < v->large[lin >> 63].hi) {
+		/* part of a larger page: its other fragments must go too */
+		tlb_flush_all(v);
+		return;
+	}
+	for (unsigned int m = 0; m < TM_COUNT; m++) {
+		for (unsigned int w = 0; w < 2; w++)
+			if (v->tlb[m][w][i].tag == tag)
+				v->tlb[m][w][i].tag = TLB_NOTAG;
+		if (v->itlb[m][k].tag == tag) {
+			v->itlb[m][k].tag = TLB_NOTAG;
+			v->itlb_key[m][k] = ~0ull;
+		}
+	}
+}
+
+void tlb_drop_write(struct engine_vcpu *v)
+{
+	for (unsigned int m = 0; m < TM_COUNT; m++)
+		table_clear(v->tlb[m][TLB_W]);
+	for (unsigned int m = 0; m < TM_COUNT; m++)
+		v->nglog_n[m][TLB_W] = 0;
+}
+
+void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
+{
+	struct slot *s = slot_find(v, gpa);
+
+	if (!s)
+		return;
+	uint64_t host = (uint64_t)(s->host + ((gpa & PAGE_MASK_) - s->gpa));
+
+	for (unsigned int m = 0; m < TM_COUNT; m++)
+		for (unsigned int i = 0; i < TLB_SIZE; i++) {
+			struct tlb_entry *t = &v->tlb[m][TLB_W][i];
+
+			if (t->tag != TLB_NOTAG && (t->tag << 12) + t->addend == host)
+				t->tag = TLB_NOTAG;
+		}
+}
+
+static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin, uint8_t *host,
+		    const struct walk *wk)
+{
+	unsigned int i = tlb_index(lin);
+
+	if (!wk->global && v->nglog_n[m][w] >= TLB_SIZE) {
+		/* the log is full: empty it the long way */
+		table_clear(v->tlb[m][w]);
+		v->nglog_n[m][w] = 0;
+	}
+	if (!wk->global)
+		v->nglog[m][w][v->nglog_n[m][w]++] = (uint16_t)i;
+	v->tlb[m][w][i].tag = (uint64_t)((int64_t)lin >> 12);
+	v->tlb[m][w][i].addend = (uint64_t)host - (lin & PAGE_MASK_);
+	if (wk->page_size > 4096) {
+		uint64_t lo = lin & ~(wk->page_size - 1), hi = lo + wk->page_size;
+		unsigned int half = lin >> 63;
+
+		if (lo < v->large[half].lo)
+			v->large[half].lo = lo;
+		if (hi - 1 >= v->large[half].hi)
+			v->large[half].hi = hi ? hi : ~0ull;
+	}
+}
+
+/* Find the page for C and fill the table if translated code may use it directly. */
+int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, struct pageref *r)
+{
+	struct tlb_entry *t = &v->tlb[m][write ? TLB_W : TLB_R][tlb_index(lin)];
+	struct walk w;
+	int x;
+
+	if (t->tag == (uint64_t)((int64_t)lin >> 12)) {
+		r->host = (uint8_t *)(lin + t->addend);
+		r->slot = NULL; /* direct: nothing to note */
+		return X_NEXT;
+	}
+	x = mmu_walk(v, lin, write, false, m, false, &w);
+	if (x)
+		return x;
+	r->gpa = w.gpa;
+	r->slot = slot_find(v, w.gpa);
+	r->host = NULL;
+	if (!r->slot || (write && (r->slot->flags & ENGINE_SLOT_RDONLY))) {
+		r->slot = NULL;
+		return X_NEXT;
+	}
+	r->host = r->slot->host + (w.gpa - r->slot->gpa);
+	if (!(v->cr0 & CR0_PG))
+		lin &= 0xffffffffu;
+	v->stats.tlb_fills++;
+	if (!write) {
+		tlb_set(v, m, TLB_R, lin, r->host - (lin & 4095), &w);
+		return X_NEXT;
+	}
+	if (page_take_write(v, r->slot, w.gpa)) {
+		/* the tag first, the mark after: a scan of the marks then finds either the
+		 * mark or no tag (docs/ENGINE.md, "Dirty log") */
+		tlb_set(v, m, TLB_W, lin, r->host - (lin & 4095), &w);
+	}
+	slot_dirty(r->slot, w.gpa);
+	return X_NEXT;
+}
+
+struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
+{
+	enum tlb_mode m = data_mode(v);
+	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	unsigned int i = (unsigned int)tag & (ITLB_SIZE - 1);
+	struct itlb_entry *e = &v->itlb[m][i];
+	struct slot *s;
+	struct walk w;
+
+	if (e->tag == tag)
+		return e;
+	if (is_long(v) && !is_canonical(lin)) {
+		raise_gp(v, 0);
+		return NULL;
+	}
+	if (mmu_walk(v, lin, false, true, m, false, &w))
+		return NULL;
+	s = slot_find(v, w.gpa);
+	e->tag = tag;
+	e->gpa = w.gpa & PAGE_MASK_;
+	e->host = s ? s->host + (e->gpa - s->gpa) : NULL;
+	e->page = NULL;
+	v->itlb_global[m][i] = w.global;
+	v->itlb_key[m][i] = ~0ull;
+	if (w.page_size > 4096) {
+		uint64_t lo = lin & ~(w.page_size - 1), hi = lo + w.page_size;
+		unsigned int half = lin >> 63;
+
+		if (lo < v->large[half].lo)
+			v->large[half].lo = lo;
+		if (hi - 1 >= v->large[half].hi)
+			v->large[half].hi = hi ? hi : ~0ull;
+	}
+	if (s) {
+		/* The guest maps the page afresh: somebody outside (DMA) may have written it
+		 * since its blocks were made. Compare. */
+		cache_page_verify(v, e->gpa, e->host);
+		v->itlb_key[m][i] = itlb_key_of(tag, e->gpa);
+	}
+	return e;
+}
+
+void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
+{
+	struct site *s = &v->cache->sites[site];
+	struct tlb_entry *t = &v->tlb[s->mode][s->write ? TLB_W : TLB_R][tlb_index(lin)];
+	struct pageref r;
+
+	if ((lin & 4095) + s->size <= 4096 && is_canonical(lin) &&
+	    page_get(v, lin, s->write, s->mode, &r) == X_NEXT &&
+	    t->tag == (uint64_t)((int64_t)lin >> 12))
+		return cache_rx(v->cache, s->retry);
+	/* MMIO, a page with code, two pages or a fault: C executes the instruction */
+	v->exit_code = EXITC_INSN;
+	v->rip = s->rip;
+	if (s->flags_saved)
+		v->hflags = v->flsave;
+	return NULL;
+}

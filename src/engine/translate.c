@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * engine/translate: guest code to blocks of host code. docs/ENGINE.md gives the
+ * constraints; in short: guest state is exact at every place that can leave the
+ * block, flags live in the processor or in flsave (struct tr.saved), and S0-S2
+ * are free between instructions.
+ */
+#include "engine/translate.h"
+
+#include <Zydis/Zydis.h>
+#include <time.h>
+
+/* ---- entries ---- */
+
+static void gs_store8(struct emit *e, struct hmem m, uint8_t val)
+{
+	e_rm(e, 0xc6, false, 0, &m);
+	e1(e, val);
+}
+
+static void gs_store32(struct emit *e, struct hmem m, uint32_t val)
+{
+	e_rm(e, 0xc7, false, 0, &m);
+	e4(e, val);
+}
+
+static uint8_t *miss_stub(struct tr *t, uint32_t stub)
+{
+	uint8_t *at = t->e.p;
+
+	e_mov_imm(&t->e, S2, (uint64_t)(t->b - t->c->blocks));
+	e_jmp_to(&t->e, t->c->rw + stub);
+	return at;
+}
+
+/*
+ * Layout: [ways out] IND: target and mode; SAVED: fetch mapping; attention; flags
+ * back if wanted; BODY. CROSS and LOOP come from jumps with flags in the
+ * processor: if the block wants them, they save first.
+ */
+static void entries_emit(struct tr *t)
+{
+	enum tlb_mode tm = (t->b->mode & MODE_CPL) == 3 ? TM_USER : t->b->mode & MODE_AC ? TM_SUP_AC : TM_SUP;
+	uint64_t tag = (uint64_t)((int64_t)t->b->rip >> 12), key = itlb_key_of(tag, t->b->gpa);
+	struct hmem k = {.base = -1, .index = -1, .gs = true,
+			 .disp = (int32_t)(offsetof(struct engine_vcpu, itlb_key) +
+					   (tm * ITLB_SIZE + (tag & (ITLB_SIZE - 1))) * 8)};
+	struct hmem attn = GS_MEM(attn), mode = GS_MEM(mode);
+	bool live = t->live[0];
+	uint8_t *attn_out = miss_stub(t, t->c->s_attn), *miss = miss_stub(t, t->c->s_miss), *at4;
+	uint8_t *attn_check;
+	struct emit *e = &t->e;
+
+	t->b->entry[ENTRY_IND] = tr_off(t);
+	e_mov_imm(e, S1, t->b->rip);
+	e_rr(e, 0x39, true, S1, S0);
+	at4 = e_jcc(e, 5);
+	e_patch(e, at4, t->c->rw + t->c->s_find);
+	e_rm(e, 0x81, false, 7, &mode);
+	e4(e, t->b->mode);
+	at4 = e_jcc(e, 5);
+	e_patch(e, at4, t->c->rw + t->c->s_find);
+	t->b->entry[ENTRY_SAVED] = tr_off(t);
+	e_mov_imm(e, S0, key);
+	e_rm(e, 0x39, true, S0, &k);
+	at4 = e_jcc(e, 5);
+	e_patch(e, at4, miss);
+	attn_check = e->p;
+	e_rm(e, 0x83, true, 7, &attn); /* attn and attn_local at once */
+	e1(e, 0);
+	at4 = e_jcc(e, 5);
+	e_patch(e, at4, attn_out);
+	if (live) {
+		uint8_t *over;
+
+		t->saved = true;
+		flags_restore(t);
+		over = e_jcc(e, -1);
+		t->b->entry[ENTRY_CROSS] = tr_off(t);
+		t->saved = false;
+		flags_save(t);
+		e_jmp_to(e, t->c->rw + t->b->entry[ENTRY_SAVED]);
+		t->b->entry[ENTRY_LOOP] = tr_off(t);
+		t->saved = false;
+		flags_save(t);
+		e_jmp_to(e, attn_check);
+		e_patch_here(e, over);
+		t->saved = false;
+	} else {
+		t->b->entry[ENTRY_CROSS] = t->b->entry[ENTRY_SAVED];
+		t->b->entry[ENTRY_LOOP] = (uint32_t)(attn_check - t->c->rw);
+	}
+	t->b->entry[ENTRY_BODY] = tr_off(t);
+}
+
+/* ---- instructions ---- */
+
+static bool lea_emit(struct tr *t, const struct insn *in)
+{
+	struct insn plain = *in;
+	struct hmem x = {0};
+	uint64_t val = 0;
+	bool constant;
+	int h = host_reg(in->reg.g);
+
+	plain.seg = S_DS;
+	if (in->addrsize == 2 || in->opsize == 2)
+		return false;
+	if (!ea_emit(t, &plain, &x, &val, &constant))
+		return false;
+	if (constant)
+		e_mov_imm(&t->e, h >= 0 ? h : S0, in->opsize == 4 ? (uint32_t)val : val);
+	else
+		e_lea(&t->e, h >= 0 ? h : S0, x, in->opsize == 8);
+	/* a 64-bit lea of base alone is a move; a 32-bit one must clear the upper half */
+	if (h < 0)
+		e_store(&t->e, gs_gpr(in->reg.g), S0);
+	return true;
+}
+
+/* BT/BTS/BTR/BTC m, r: find the word, then the bit within it. */
+static bool bt_emit(struct tr *t, const struct insn *in)
+{
+	unsigned int w = in->reg.width;
+	struct hmem x = {0}, m;
+	uint64_t val = 0;
+	bool constant;
+	struct insn bit = *in;
+	struct operands o = {.reg = S2, .rm = -1, .vvvv = -1, .opc = -1, .mem = true};
+	struct emit *e = &t->e;
+
+	if (w < 4 || flat32(t) || in->addrsize != 8 || !ea_emit(t, in, &x, &val, &constant))
+		return false;
+	flags_free(t);
+	if (constant)
+		e_mov_imm(e, S0, val);
+	else
+		e_lea(e, S0, x, true);
+	if (host_reg(in->reg.g) >= 0) {
+		e_rr(e, w == 8 ? 0x8b : 0x63, true, S1, host_reg(in->reg.g));
+	} else {
+		struct hmem r = gs_gpr(in->reg.g);
+
+		e_rm(e, w == 8 ? 0x8b : 0x63, true, S1, &r);
+	}
+	e_shift(e, 7, S1, w == 8 ? 6 : 5);
+	x = (struct hmem){.base = S0, .index = S1, .scale = w == 8 ? 3 : 2};
+	if (!lookup_emit(t, x, false, 0, false, w, in->mem_acc & ACC_W, false, &m))
+		return false;
+	if (host_reg(in->reg.g) >= 0)
+		e_mov_rr(e, S2, host_reg(in->reg.g));
+	else
+		e_load(e, S2, gs_gpr(in->reg.g));
+	e_alu_imm(e, 4, false, S2, w == 8 ? 63 : 31);
+	/* only CF is defined afterwards, but ZF must survive */
+	flags_restore(t);
+	bit.reg.g = R_AX;
+	o.m = m;
+	e_insn(e, &bit, &o);
+	return true;
+}
+
+static bool generic_emit(struct tr *t, const struct insn *in)
+{
+	struct hmem x = {0}, m;
+	uint64_t val = 0;
+	bool constant, one = false, fl = in->f_read || in->f_write;
+	unsigned int spilled, free = FREE_S0 | FREE_S1 | FREE_S2;
+	uint8_t *fault;
+	uint32_t still;
+
+	if (in->vex && flat32(t) && !(t->mode & MODE_X87) && !in->need)
+		return false;
+	if (in->has_mem) {
+		spilled = (in->reg.on && host_reg(in->reg.g) < 0) + (in->vvvv.on && host_reg(in->vvvv.g) < 0);
+		one = spilled > 1;
+		if (!ea_emit(t, in, &x, &val, &constant))
+			return false;
+		if (!in->mem_acc || in->vsib)
+			return false;
+		if (!lookup_emit(t, x, constant, val, false, in->mem_size, in->mem_acc & ACC_W, one, &m))
+			return false;
+		free = one ? FREE_S1 | FREE_S2 : FREE_S2;
+	}
+	if (t->saved && fl) {
+		/* flags that this instruction does not replace must be there */
+		still = in->f_read | (t->live[t->i + 1] & ~in->f_kill);
+		if (still)
+			flags_restore(t);
+		else
+			t->saved = false;
+	}
+	if (!reencode(&t->e, in, in->has_mem ? &m : NULL, free, &fault))
+		return false;
+	if (in->host_fault) {
+		struct fault_at *f = &t->c->faults[t->c->n_faults++];
+
+		*f = (struct fault_at){.off = (uint32_t)(fault - t->c->rw),
+				       .rip = (uint16_t)(t->rip - t->b->rip), .flags_saved = t->saved};
+		t->b->n_faults++;
+	}
+	return true;
+}
+
+static bool ac_emit(struct tr *t, bool set)
+{
+	struct hmem m = GS_MEM(vflags);
+
+	if (t->mode & MODE_CPL)
+		return false;
+	flags_free(t);
+	e_rm(&t->e, 0x81, false, set ? 1 : 4, &m);
+	e4(&t->e, set ? FL_AC : ~FL_AC);
+	if (t->v->cr4 & CR4_SMAP) {
+		t->mode = set ? t->mode | MODE_AC : t->mode & ~MODE_AC;
+		gs_store32(&t->e, GS_MEM(mode), t->mode);
+	}
+	return true;
+}
+
+static bool tsc_emit(struct tr *t)
+{
+	struct emit *e = &t->e;
+	struct hmem m = GS_MEM(tsc_offset);
+
+	if (!(t->mode & MODE_TSC))
+		return false;
+	flags_free(t);
+	e1(e, 0x0f);
+	e1(e, 0x31);
+	e_shift(e, 4, H_DX, 32);
+	e_rr(e, 0x09, true, H_AX, H_DX);
+	e_rm(e, 0x03, true, H_DX, &m);
+	e_rr(e, 0x89, false, H_DX, H_AX);
+	e_shift(e, 5, H_DX, 32);
+	return true;
+}
+
+static bool base_emit(struct tr *t, const struct insn *in)
+{
+	int s = in->mnem == ZYDIS_MNEMONIC_RDFSBASE ? S_FS : S_GS;
+	struct hmem m = {.base = -1, .index = -1, .gs = true,
+			 .disp = (int32_t)offsetof(struct engine_vcpu, seg[s].base)};
+
+	if (!(t->mode & MODE_FSGS) || flat32(t))
+		return false;
+	e_rm(&t->e, 0x8b, in->rm.width == 8, S0, &m);
+	if (host_reg(in->rm.g) >= 0)
+		e_mov_rr(&t->e, host_reg(in->rm.g), S0);
+	else
+		e_store(&t->e, gs_gpr(in->rm.g), S0);
+	return true;
+}
+
+static bool sti_emit(struct tr *t)
+{
+	struct hmem w = GS_MEM(irq_wait), l = GS_MEM(attn_local);
+
+	if (!(t->mode & MODE_IOPL) || (t->mode & MODE_STEP))
+		return false;
+	/* an interrupt that waits for IF is looked for at the end of the block, one
+	 * instruction on */
+	gs_store8(&t->e, GS_MEM(iff), 2);
+	gs_store8(&t->e, GS_MEM(shadow), 1);
+	e_rm(&t->e, 0x8b, false, S0, &w);
+	e_rm(&t->e, 0x89, false, S0, &l);
+	return true;
+}
+
+static bool swapgs_emit(struct tr *t)
+{
+	if ((t->mode & MODE_CPL) || flat32(t))
+		return false;
+	e_load(&t->e, S0, GS_MEM(seg[S_GS].base));
+	e_load(&t->e, S1, GS_MEM(kernel_gs));
+	e_store(&t->e, GS_MEM(kernel_gs), S0);
+	e_store(&t->e, GS_MEM(seg[S_GS].base), S1);
+	return true;
+}
+
+static bool unit_ready(const struct tr *t, const struct insn *in)
+{
+	if ((in->need & (NEED_X87 | NEED_MMX)) && !(t->mode & MODE_X87))
+		return false;
+	if ((in->need & NEED_SSE) && !(t->mode & MODE_SSE))
+		return false;
+	return !(in->need & NEED_AVX) || (t->mode & MODE_AVX);
+}
+
+/* Emit one instruction; false: C must execute it. */
+static bool insn_emit(struct tr *t, const struct insn *in)
+{
+	if (!unit_ready(t, in))
+		return false;
+	switch ((enum insn_kind)in->kind) {
+	case K_GENERIC:
+		return generic_emit(t, in);
+	case K_NOP:
+		if (in->mnem == ZYDIS_MNEMONIC_PAUSE) {
+			e1(&t->e, 0xf3);
+			e1(&t->e, 0x90);
+		}
+		return true;
+	case K_LEA:
+		return lea_emit(t, in);
+	case K_BT:
+		return bt_emit(t, in);
+	case K_JCC:
+	case K_LOOP:
+	case K_JMP:
+	case K_CALL:
+	case K_JMP_IND:
+	case K_CALL_IND:
+	case K_RET:
+		return flow_emit(t, in);
+	case K_PUSH:
+	case K_POP:
+	case K_LEAVE:
+	case K_PUSHF:
+		return stack_emit(t, in);
+	case K_CLI:
+		if (!(t->mode & MODE_IOPL))
+			return false;
+		gs_store8(&t->e, GS_MEM(iff), 0);
+		return true;
+	case K_STI:
+		return sti_emit(t);
+	case K_CLD:
+	case K_STD:
+		gs_store8(&t->e, GS_MEM(df), in->kind == K_STD ? 4 : 0);
+		return true;
+	case K_STAC:
+	case K_CLAC:
+		return ac_emit(t, in->kind == K_STAC);
+	case K_SWAPGS:
+		return swapgs_emit(t);
+	case K_RDTSC:
+		return tsc_emit(t);
+	case K_RDBASE:
+		return base_emit(t, in);
+	default:
+		return false;
+	}
+}
+
+/* Kinds that always leave the block, or that C always executes. */
+static bool ends_block(const struct insn *in)
+{
+	switch ((enum insn_kind)in->kind) {
+	case K_GENERIC: case K_NOP: case K_LEA: case K_BT: case K_PUSH: case K_POP: case K_LEAVE:
+	case K_PUSHF: case K_CLI: case K_STI: case K_CLD: case K_STD: case K_STAC: case K_CLAC:
+	case K_SWAPGS: case K_RDTSC: case K_RDBASE:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Decode up to the end of the block, of the page or of the table. Returns guest bytes. */
+static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int room)
+{
+	unsigned int code = t->b->mode & MODE_64 ? 8 : 4, off = 0, max = t->b->mode & MODE_STEP ? 1 : BLOCK_MAX;
+	bool sti = false;
+
+	for (t->n = 0; t->n < max && off < room; t->n++) {
+		struct insn *in = &t->in[t->n];
+
+		if (insn_decode(t->v, p + off, room - off, code, in))
+			break; /* goes on in the next page: C executes it */
+		off += in->len;
+		if (ends_block(in) || sti) {
+			t->n++;
+			break;
+		}
+		sti = in->kind == K_STI;
+	}
+	return off;
+}
+
+static void liveness(struct tr *t)
+{
+	uint32_t live = FL_ARITH;
+
+	t->live[t->n] = live;
+	for (unsigned int i = t->n; i-- > 0;) {
+		const struct insn *in = &t->in[i];
+
+		if (ends_block(in))
+			live = FL_ARITH;
+		else if (in->kind == K_PUSHF)
+			live = FL_ARITH;
+		else
+			live = in->f_read | (live & ~in->f_kill);
+		t->live[i] = live;
+	}
+}
+
+static void body_emit(struct tr *t)
+{
+	bool sti = false;
+
+	t->rip = t->b->rip;
+	t->mode = t->b->mode;
+	for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
+		const struct insn *in = &t->in[t->i];
+		uint8_t *start = t->e.p;
+		unsigned int n_late = t->n_late;
+		uint32_t n_sites = t->c->n_sites, n_links = t->b->n_links, links = t->c->n_links;
+		bool saved = t->saved;
+
+		t->after_sti = sti;
+		if (!insn_emit(t, in)) {
+			/* nothing of it stays */
+			t->e.p = start;
+			t->n_late = n_late;
+			t->c->n_sites = n_sites;
+			t->b->n_links = n_links;
+			t->c->n_links = links;
+			t->saved = saved;
+			insn_exit_emit(t);
+			break;
+		}
+		if (sti) {
+			/* the shadow of STI ends here */
+			if (!t->ended)
+				gs_store8(&t->e, GS_MEM(shadow), 0);
+		}
+		sti = in->kind == K_STI;
+		t->rip += in->len;
+	}
+	if (t->ended)
+		return;
+	t->i = t->n;
+	t->after_sti = true; /* looks at the attention word */
+	link_emit(t, -1, t->rip);
+}
+
+struct block *translate(struct engine_vcpu *v, const struct itlb_entry *ie)
+{
+	struct cache *c = v->cache;
+	unsigned int off = (unsigned int)(v->rip & 4095);
+	const uint8_t *page = ie->host;
+	gpa_t gpa = ie->gpa;
+	struct slot *s = slot_find(v, gpa);
+	struct timespec t0, t1;
+	uint64_t drops = v->stats.dropped, flushes = v->stats.flushes;
+	struct tr t;
+
+	if (!s)
+		return NULL;
+	fpu_put(v);
+	(void)clock_gettime(CLOCK_MONOTONIC, &t0);
+	page_mark_code(v, s, gpa);
+	if (v->stats.dropped != drops || v->stats.flushes != flushes)
+		return NULL; /* what is mapped here may have changed: one step in C, then again */
+	cache_reserve(v);
+	t.v = v;
+	t.c = c;
+	t.b = &c->blocks[c->n_blocks];
+	t.n_late = 0;
+	t.saved = t.after_sti = t.ended = false;
+	t.i = 0;
+	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = v->mode, .link0 = c->n_links,
+			      .fault0 = c->n_faults};
+	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off);
+	if (!t.n)
+		return NULL;
+	c->pos = (c->pos + 15) & ~15u;
+	t.e.p = c->rw + c->pos;
+	t.e.end = c->rw + c->size;
+	liveness(&t);
+	t.mode = v->mode;
+	entries_emit(&t);
+	body_emit(&t);
+	late_emit(&t);
+	links_finish(&t);
+	if (t.e.p > t.e.end || !cache_add(v, t.b, page))
+		return NULL;
+	v->stats.code_bytes += (uint64_t)(t.e.p - (c->rw + c->pos));
+	c->pos = (uint32_t)(t.e.p - c->rw);
+	t.b->end = c->pos;
+	c->n_blocks++;
+	v->stats.blocks++;
+	v->stats.insns += t.n;
+	(void)clock_gettime(CLOCK_MONOTONIC, &t1);
+	v->stats.translate_ns += (uint64_t)((t1.tv_sec - t0.tv_sec) * 1000000000ll + (t1.tv_nsec - t0.tv_nsec));
+	return t.b;
+}
