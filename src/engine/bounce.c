@@ -128,7 +128,7 @@ static bool thunk_emit(struct engine_vcpu *v, struct insn_slot *s, const struct 
 
 	if (mem)
 		e_load(&e, S0, GS_MEM(bounce));
-	if (!reencode(&e, in, mem ? &m : NULL, FREE_S2 | FREE_S1 | (mem ? 0 : FREE_S0), &fault))
+	if (!insn_reencode(&e, in, mem ? &m : NULL, FREE_S2 | FREE_S1 | (mem ? 0 : FREE_S0), &fault))
 		return false;
 	e_jmp_to(&e, c->rw + c->s_thunk);
 	return e.p <= e.end;
@@ -195,12 +195,12 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 	lock = in->lock || (write && !in->vex && in->map == 0 && (in->opcode & 0xfe) == 0x86);
 	if (lock)
 		mutex_lock(&v->vm->split_lock);
-	r = mem_open(v, &m, lin, in->mem_size, read || lock, write, data_mode(v), 0);
+	r = gmem_open(v, &m, lin, in->mem_size, read || lock, write, data_mode(v), 0);
 	if (!r) {
 		v->bounce = (uint8_t *)m.ptr - dist; /* the instruction adds it again */
 		r = thunk_enter(v, s, in);
 		if (!r)
-			r = mem_close(v, &m);
+			r = gmem_close(v, &m);
 	}
 	if (lock)
 		mutex_unlock(&v->vm->split_lock);
@@ -214,7 +214,7 @@ static int xlat(struct engine_vcpu *v, const struct insn *in)
 	int r = seg_linear(v, in->seg, off, 1, false, &lin);
 
 	if (!r)
-		r = mem_read(v, lin, &b, 1, data_mode(v));
+		r = gmem_read(v, lin, &b, 1, data_mode(v));
 	if (!r)
 		gpr_set(v, R_AX, 1, false, b);
 	return r;

@@ -127,13 +127,13 @@ static inline void *cache_enter_pc(const struct cache *c, const struct block *b)
 }
 
 /* translate.c: make the block at v->rip in page e; NULL: execute one instruction in C */
-struct block *translate(struct engine_vcpu *v, const struct itlb_entry *e);
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e);
 
 /* reencode.c */
 /* Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). free_regs: mask of
  * S0..S2 that may be used. Returns false if it cannot be done. fault: receives the code address of
  * the instruction itself. */
-bool reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
+bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
 	      uint8_t **fault);
 #define FREE_S0 1u
 #define FREE_S1 2u

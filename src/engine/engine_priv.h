@@ -405,7 +405,7 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa); /* those of one page
 void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site);
 struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin); /* NULL: v->exc */
 
-/* mem.c: guest memory by linear address, for C */
+/* gmem.c: guest memory by linear address, for C */
 struct pageref {
 	uint8_t *host; /* NULL: MMIO */
 	gpa_t gpa;
@@ -423,12 +423,12 @@ struct mref {
 	uint16_t split; /* bytes in the first page */
 };
 /* Check (and for reads fetch) [lin, lin+size); X_NEXT, X_FAULT or X_EXIT. */
-int mem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
+int gmem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
 	     bool write, enum tlb_mode mode, int which);
-int mem_close(struct engine_vcpu *v, struct mref *m); /* write back what was bounced */
-int mem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode);
-int mem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode);
-int mem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode);
+int gmem_close(struct engine_vcpu *v, struct mref *m); /* write back what was bounced */
+int gmem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode);
+int gmem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode);
+int gmem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode);
 int io_access(struct engine_vcpu *v, uint16_t port, unsigned int len, bool write, uint64_t *data);
 int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned int len, bool write,
 		  uint64_t *data);

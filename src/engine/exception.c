@@ -25,7 +25,7 @@ int tss_stack(struct engine_vcpu *v, int dpl, uint16_t *ss, uint64_t *sp)
 		off = 4 + 8 * (unsigned int)dpl;
 		if (off + 7 > t->limit)
 			return raise_exc(v, V_TS, true, err);
-		return mem_read(v, t->base + off, sp, 8, system_mode(v));
+		return gmem_read(v, t->base + off, sp, 8, system_mode(v));
 	}
 	if (type & 8) {
 		off = 4 + 8 * (unsigned int)dpl;
@@ -36,7 +36,7 @@ int tss_stack(struct engine_vcpu *v, int dpl, uint16_t *ss, uint64_t *sp)
 	}
 	if (off + n - 1 > t->limit)
 		return raise_exc(v, V_TS, true, err);
-	r = mem_read(v, (t->base + off) & 0xffffffffu, b, n, system_mode(v));
+	r = gmem_read(v, (t->base + off) & 0xffffffffu, b, n, system_mode(v));
 	if (r)
 		return r;
 	*sp = n == 6 ? b[0] : b[0] & 0xffff;
@@ -52,7 +52,7 @@ static int deliver_real(struct engine_vcpu *v, uint8_t vector, uint64_t ret_rip)
 
 	if (4u * vector + 3 > v->idt.limit)
 		return raise_gp(v, 8u * vector + 2);
-	r = mem_read(v, v->idt.base + 4u * vector, b, 4, system_mode(v));
+	r = gmem_read(v, v->idt.base + 4u * vector, b, 4, system_mode(v));
 	if (!r)
 		r = push_val(v, flags_get(v), 2);
 	if (!r)
@@ -96,7 +96,7 @@ int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_err
 	if (vector * esz + esz - 1 > v->idt.limit)
 		return raise_gp(v, gerr);
 	lin = v->idt.base + vector * esz;
-	r = mem_read(v, lma ? lin : lin & 0xffffffffu, g, esz, system_mode(v));
+	r = gmem_read(v, lma ? lin : lin & 0xffffffffu, g, esz, system_mode(v));
 	if (r)
 		return r;
 	type = g[1] >> 8 & 0x1f;
@@ -143,7 +143,7 @@ int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_err
 
 			if (o + 7 > t->limit)
 				return raise_exc(v, V_TS, true, (t->sel & 0xfffcu) + ext);
-			r = mem_read(v, t->base + o, &sp, 8, system_mode(v));
+			r = gmem_read(v, t->base + o, &sp, 8, system_mode(v));
 		} else if (change) {
 			r = tss_stack(v, (int)newcpl, &ss, &sp);
 		}
@@ -199,7 +199,7 @@ int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_err
 		if (!(nss.attr & 4) && ((sp & mask) + n - 1 > nss.limit))
 			return raise_exc(v, V_SS, true, (change ? ss & 0xfffcu : 0) + ext);
 	}
-	r = mem_write(v, lin, frame + sizeof(frame) - n, n, newcpl == 3 ? TM_USER : system_mode(v));
+	r = gmem_write(v, lin, frame + sizeof(frame) - n, n, newcpl == 3 ? TM_USER : system_mode(v));
 	if (r)
 		return r;
 	if (vm)

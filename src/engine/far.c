@@ -66,7 +66,7 @@ static int gate_read(struct engine_vcpu *v, uint16_t sel, const uint32_t d[2], u
 	g->params = d[1] & 31;
 	g->size = is_long(v) ? 8 : type == 12 ? 4 : 2;
 	if (is_long(v)) {
-		int r = mem_read(v, lin + 8, hi, 8, system_mode(v));
+		int r = gmem_read(v, lin + 8, hi, 8, system_mode(v));
 
 		if (r)
 			return r;
@@ -124,7 +124,7 @@ static int gate_call_inner(struct engine_vcpu *v, const struct insn *in, const s
 	store_n(frame + (3 + g->params) * n, v->seg[S_SS].sel, n);
 	sp -= words * n;
 	lin = is_long(v) ? sp : (nss.base + sp) & 0xffffffffu;
-	r = mem_write(v, lin, frame, words * n, dpl == 3 ? TM_USER : system_mode(v));
+	r = gmem_write(v, lin, frame, words * n, dpl == 3 ? TM_USER : system_mode(v));
 	if (r)
 		return r;
 	v->seg[S_SS] = nss;
@@ -455,7 +455,7 @@ int far_exec(struct engine_vcpu *v, const struct insn *in)
 	if (in->has_mem) {
 		r = ea_linear(v, in, in->opsize + 2u, false, &lin);
 		if (!r)
-			r = mem_read(v, lin, b, in->opsize + 2u, data_mode(v));
+			r = gmem_read(v, lin, b, in->opsize + 2u, data_mode(v));
 		if (r)
 			return r;
 		bytes_copy(&off, b, in->opsize);

@@ -100,10 +100,10 @@ int engine_set_xcr0(struct engine_vcpu *v, uint64_t x)
 	return 0;
 }
 
-/* Copy between the image and a guest buffer opened by mem_open in pieces. */
+/* Copy between the image and a guest buffer opened by gmem_open in pieces. */
 static int area_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n)
 {
-	return mem_write(v, lin, p, n, data_mode(v));
+	return gmem_write(v, lin, p, n, data_mode(v));
 }
 
 static int save_area(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bool fx)
@@ -134,7 +134,7 @@ static int fxsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 
 	if (lin & 15)
 		return raise_gp(v, 0);
-	r = mem_check(v, lin, 512, true, data_mode(v));
+	r = gmem_check(v, lin, 512, true, data_mode(v));
 	if (r)
 		return r;
 	image_expand(v);
@@ -148,7 +148,7 @@ static int fxrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 
 	if (lin & 15)
 		return raise_gp(v, 0);
-	r = mem_read(v, lin, buf, sizeof(buf), data_mode(v));
+	r = gmem_read(v, lin, buf, sizeof(buf), data_mode(v));
 	if (r)
 		return r;
 	if (*(uint32_t *)(buf + 24) & ~mxcsr_mask())
@@ -173,13 +173,13 @@ static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, boo
 
 	if (lin & 63)
 		return raise_gp(v, 0);
-	r = mem_check(v, lin, size, true, m);
+	r = gmem_check(v, lin, size, true, m);
 	if (r)
 		return r;
 	inuse = *image_bv(v);
 	image_expand(v);
 	if (!compact) {
-		r = mem_read(v, lin + OFF_BV, &old, 8, m);
+		r = gmem_read(v, lin + OFF_BV, &old, 8, m);
 		if (r)
 			return r;
 	}
@@ -231,7 +231,7 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 
 	if (lin & 63)
 		return raise_gp(v, 0);
-	r = mem_read(v, lin, buf, 576, m);
+	r = gmem_read(v, lin, buf, 576, m);
 	if (r)
 		return r;
 	bytes_copy(hdr, buf + OFF_BV, 64);
@@ -249,7 +249,7 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 			return raise_gp(v, 0);
 	size = (rfbm & hdr[0] & 4) ? 832 : 576;
 	if (size == 832) {
-		r = mem_read(v, lin + OFF_YMM, buf + OFF_YMM, 256, m);
+		r = gmem_read(v, lin + OFF_YMM, buf + OFF_YMM, 256, m);
 		if (r)
 			return r;
 	}

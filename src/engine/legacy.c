@@ -62,9 +62,9 @@ static int bound(struct engine_vcpu *v, const struct insn *in)
 	int r = ea_linear(v, in, 2 * n, false, &lin);
 
 	if (!r)
-		r = mem_read(v, lin, &lo, n, data_mode(v));
+		r = gmem_read(v, lin, &lo, n, data_mode(v));
 	if (!r)
-		r = mem_read(v, lin + n, &hi, n, data_mode(v));
+		r = gmem_read(v, lin + n, &hi, n, data_mode(v));
 	if (r)
 		return r;
 	i = (int64_t)gpr_get(v, in->reg.g, n, false);

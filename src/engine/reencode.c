@@ -105,7 +105,7 @@ static bool reencode_high8(struct emit *e, const struct insn *in, const struct h
 	return true;
 }
 
-bool reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
+bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
 	      uint8_t **fault)
 {
 	struct operands o = {.reg = -1, .rm = -1, .vvvv = -1, .opc = -1};

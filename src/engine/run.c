@@ -258,7 +258,7 @@ static int block_run(struct engine_vcpu *v)
 		if (!b) {
 			uint64_t flushes = v->stats.flushes, dropped = v->stats.dropped;
 
-			b = translate(v, e);
+			b = block_translate(v, e);
 			if (v->stats.flushes != flushes || v->stats.dropped != dropped)
 				l = NULL;
 			if (!b)

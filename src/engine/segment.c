@@ -72,7 +72,7 @@ int desc_read(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t *lin,
 	*lin = base + (sel & 0xfff8u);
 	if (!is_long(v))
 		*lin &= 0xffffffffu;
-	return mem_read(v, *lin, d, 8, system_mode(v));
+	return gmem_read(v, *lin, d, 8, system_mode(v));
 }
 
 void seg_from_desc(struct seg *g, uint16_t sel, const uint32_t d[2])
@@ -90,7 +90,7 @@ int desc_accessed(struct engine_vcpu *v, uint64_t lin, uint32_t d[2], uint32_t b
 	if ((d[1] & bits) == bits)
 		return X_NEXT;
 	d[1] |= bits;
-	return mem_write(v, lin + 4, &d[1], 4, system_mode(v));
+	return gmem_write(v, lin + 4, &d[1], 4, system_mode(v));
 }
 
 void seg_load_real(struct engine_vcpu *v, int s, uint16_t sel)
@@ -182,7 +182,7 @@ static int operand_read(struct engine_vcpu *v, const struct insn *in, unsigned i
 		return X_NEXT;
 	}
 	r = ea_linear(v, in, size, false, &lin);
-	return r ? r : mem_read(v, lin, val, size, data_mode(v));
+	return r ? r : gmem_read(v, lin, val, size, data_mode(v));
 }
 
 static int operand_write(struct engine_vcpu *v, const struct insn *in, unsigned int size, uint64_t val)
@@ -195,7 +195,7 @@ static int operand_write(struct engine_vcpu *v, const struct insn *in, unsigned 
 		return X_NEXT;
 	}
 	r = ea_linear(v, in, size, true, &lin);
-	return r ? r : mem_write(v, lin, &val, size, data_mode(v));
+	return r ? r : gmem_write(v, lin, &val, size, data_mode(v));
 }
 
 static int far_pointer_load(struct engine_vcpu *v, const struct insn *in, int s)
@@ -207,7 +207,7 @@ static int far_pointer_load(struct engine_vcpu *v, const struct insn *in, int s)
 	int r = ea_linear(v, in, in->opsize + 2u, false, &lin);
 
 	if (!r)
-		r = mem_read(v, lin, b, in->opsize + 2u, data_mode(v));
+		r = gmem_read(v, lin, b, in->opsize + 2u, data_mode(v));
 	if (r)
 		return r;
 	bytes_copy(&off, b, in->opsize);
@@ -232,7 +232,7 @@ static int table_load(struct engine_vcpu *v, const struct insn *in, bool gdt)
 		return raise_gp(v, 0);
 	r = ea_linear(v, in, n, false, &lin);
 	if (!r)
-		r = mem_read(v, lin, b, n, data_mode(v));
+		r = gmem_read(v, lin, b, n, data_mode(v));
 	if (r)
 		return r;
 	bytes_copy(&limit, b, 2);
@@ -263,7 +263,7 @@ static int table_store(struct engine_vcpu *v, const struct insn *in, uint64_t ba
 	bytes_copy(b, &limit, 2);
 	bytes_copy(b + 2, &base, 8);
 	r = ea_linear(v, in, n, true, &lin);
-	return r ? r : mem_write(v, lin, b, n, data_mode(v));
+	return r ? r : gmem_write(v, lin, b, n, data_mode(v));
 }
 
 /* LLDT and LTR. */
@@ -295,7 +295,7 @@ static int system_seg_load(struct engine_vcpu *v, const struct insn *in, bool tr
 	if (!r && is_long(v)) {
 		if ((sel | 15u) > v->gdt.limit)
 			return raise_gp(v, sel & 0xfffcu);
-		r = mem_read(v, lin + 8, d + 2, 8, system_mode(v));
+		r = gmem_read(v, lin + 8, d + 2, 8, system_mode(v));
 	}
 	if (r)
 		return r;

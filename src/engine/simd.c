@@ -71,10 +71,10 @@ static int maskmov_bytes(struct engine_vcpu *v, const struct insn *in)
 	r = seg_linear(v, in->seg, off, n, true, &lin);
 	/* the whole operand must be writable, masked or not (AMD; Intel allows both) */
 	if (!r)
-		r = mem_check(v, lin, n, true, data_mode(v));
+		r = gmem_check(v, lin, n, true, data_mode(v));
 	for (unsigned int i = 0; !r && i < n; i++)
 		if (mask.b[i] & 0x80)
-			r = mem_write(v, lin + i, &data.b[i], 1, data_mode(v));
+			r = gmem_write(v, lin + i, &data.b[i], 1, data_mode(v));
 	if (!r && mmx)
 		mmx_touch(v);
 	return r;
@@ -98,10 +98,10 @@ static int vmaskmov(struct engine_vcpu *v, const struct insn *in)
 				continue;
 			r = seg_linear(v, in->seg, ea_offset(v, in) + i, es, store, &lin);
 			if (!r && store)
-				r = pass ? mem_write(v, lin, data.b + i, es, data_mode(v))
-					 : mem_check(v, lin, es, true, data_mode(v));
+				r = pass ? gmem_write(v, lin, data.b + i, es, data_mode(v))
+					 : gmem_check(v, lin, es, true, data_mode(v));
 			else if (!r)
-				r = mem_read(v, lin, out.b + i, es, data_mode(v));
+				r = gmem_read(v, lin, out.b + i, es, data_mode(v));
 			if (r)
 				return r;
 		}
@@ -143,7 +143,7 @@ static int gather(struct engine_vcpu *v, const struct insn *in)
 			off &= 0xffffffffu;
 		r = seg_linear(v, in->seg, off, es, false, &lin);
 		if (!r)
-			r = mem_read(v, lin, dst.b + i * es, es, data_mode(v));
+			r = gmem_read(v, lin, dst.b + i * es, es, data_mode(v));
 		if (r)
 			break;
 		/* done elements stay done if a later one faults */

@@ -30,7 +30,7 @@ int push_val(struct engine_vcpu *v, uint64_t val, unsigned int size)
 	int r = seg_linear(v, S_SS, sp, size, true, &lin);
 
 	if (!r)
-		r = mem_write(v, lin, &val, size, data_mode(v));
+		r = gmem_write(v, lin, &val, size, data_mode(v));
 	if (!r)
 		gpr_set(v, R_SP, w, false, sp);
 	return r;
@@ -42,7 +42,7 @@ int pop_peek(struct engine_vcpu *v, uint64_t *val, unsigned int size, unsigned i
 	int r = seg_linear(v, S_SS, sp, size, false, &lin);
 
 	*val = 0;
-	return r ? r : mem_read(v, lin, val, size, data_mode(v));
+	return r ? r : gmem_read(v, lin, val, size, data_mode(v));
 }
 
 int pop_val(struct engine_vcpu *v, uint64_t *val, unsigned int size)
@@ -69,7 +69,7 @@ static int push_exec(struct engine_vcpu *v, const struct insn *in)
 		int r = ea_linear(v, in, n, false, &lin);
 
 		if (!r)
-			r = mem_read(v, lin, &val, n, data_mode(v));
+			r = gmem_read(v, lin, &val, n, data_mode(v));
 		if (r)
 			return r;
 	} else if (in->opc.on || in->rm.on) {
@@ -96,7 +96,7 @@ static int pop_exec(struct engine_vcpu *v, const struct insn *in)
 	/* an address with (E/R)SP sees it already incremented */
 	r = ea_linear(v, in, n, true, &lin);
 	if (!r)
-		r = mem_write(v, lin, &val, n, data_mode(v));
+		r = gmem_write(v, lin, &val, n, data_mode(v));
 	if (r)
 		v->gpr[R_SP] = keep;
 	return r;
@@ -129,7 +129,7 @@ static int enter_exec(struct engine_vcpu *v, const struct insn *in)
 		r = seg_linear(v, S_SS, bp & width_mask(w), n, false, &lin);
 		val = 0;
 		if (!r)
-			r = mem_read(v, lin, &val, n, data_mode(v));
+			r = gmem_read(v, lin, &val, n, data_mode(v));
 		if (!r)
 			r = push_val(v, val, n);
 	}
@@ -143,7 +143,7 @@ static int enter_exec(struct engine_vcpu *v, const struct insn *in)
 		/* the new top must be writable */
 		r = seg_linear(v, S_SS, nsp, n, true, &lin);
 		if (!r)
-			r = mem_check(v, lin, 1, true, data_mode(v));
+			r = gmem_check(v, lin, 1, true, data_mode(v));
 	}
 	if (r) {
 		v->gpr[R_SP] = sp;
@@ -354,7 +354,7 @@ int flow_exec(struct engine_vcpu *v, const struct insn *in)
 	if (in->has_mem) {
 		r = ea_linear(v, in, n, false, &lin);
 		if (!r)
-			r = mem_read(v, lin, &val, n, data_mode(v));
+			r = gmem_read(v, lin, &val, n, data_mode(v));
 		if (r)
 			return r;
 	} else {

@@ -94,29 +94,27 @@ static int one(struct str *s)
 	bool dw = s->op == OP_MOVS || s->op == OP_STOS || s->op == OP_INS;
 	int r = 0;
 
-	bool first = s->op == OP_CMPS && !s->in->rep; /* which side faults first (AMD) */
+	bool first = s->op == OP_CMPS; /* which side faults first differs between processors */
 
 	if (first) {
 		r = dst_linear(s, false, &dst);
 		if (!r)
-			r = mem_read(v, dst, &b, s->size, m);
+			r = gmem_read(v, dst, &b, s->size, m);
 	}
 	if (!r && si)
 		r = src_linear(s, &src);
 	if (!r && si)
-		r = mem_read(v, src, &a, s->size, m);
+		r = gmem_read(v, src, &a, s->size, m);
 	if (!r && di && !first)
 		r = dst_linear(s, dw, &dst);
-	if (!r && s->op == OP_CMPS && !first)
-		r = mem_read(v, dst, &b, s->size, m);
 	if (r)
 		return r;
 	switch (s->op) {
 	case OP_MOVS:
-		r = mem_write(v, dst, &a, s->size, m);
+		r = gmem_write(v, dst, &a, s->size, m);
 		break;
 	case OP_STOS:
-		r = mem_write(v, dst, &v->gpr[R_AX], s->size, m);
+		r = gmem_write(v, dst, &v->gpr[R_AX], s->size, m);
 		break;
 	case OP_LODS:
 		gpr_set(v, R_AX, s->size, false, a);
@@ -125,17 +123,17 @@ static int one(struct str *s)
 		compare(v, a, b, s->size);
 		break;
 	case OP_SCAS:
-		r = mem_read(v, dst, &b, s->size, m);
+		r = gmem_read(v, dst, &b, s->size, m);
 		if (!r)
 			compare(v, v->gpr[R_AX], b, s->size);
 		break;
 	case OP_INS:
 		/* the store must be possible before the port is read */
-		r = mem_check(v, dst, s->size, true, m);
+		r = gmem_check(v, dst, s->size, true, m);
 		if (!r)
 			r = io_access(v, (uint16_t)v->gpr[R_DX], s->size, false, &a);
 		if (!r)
-			r = mem_write(v, dst, &a, s->size, m);
+			r = gmem_write(v, dst, &a, s->size, m);
 		break;
 	case OP_OUTS:
 		r = io_access(v, (uint16_t)v->gpr[R_DX], s->size, true, &a);

@@ -18,12 +18,12 @@ int io_allowed(struct engine_vcpu *v, uint16_t port, unsigned int len)
 		return X_NEXT;
 	if (!(t->attr & 8) || t->limit < 0x67)
 		return raise_gp(v, 0);
-	r = mem_read(v, t->base + 0x66, &map, 2, system_mode(v));
+	r = gmem_read(v, t->base + 0x66, &map, 2, system_mode(v));
 	if (r)
 		return r;
 	if ((uint32_t)map + port / 8 + 1 > t->limit)
 		return raise_gp(v, 0);
-	r = mem_read(v, t->base + map + port / 8, &bits, 2, system_mode(v));
+	r = gmem_read(v, t->base + map + port / 8, &bits, 2, system_mode(v));
 	if (r)
 		return r;
 	return (bits >> (port % 8)) & ((1u << len) - 1) ? raise_gp(v, 0) : X_NEXT;
@@ -468,7 +468,7 @@ static int invpcid(struct engine_vcpu *v, const struct insn *in)
 		return raise_gp(v, 0);
 	r = ea_linear(v, in, 16, false, &lin);
 	if (!r)
-		r = mem_read(v, lin, d, 16, data_mode(v));
+		r = gmem_read(v, lin, d, 16, data_mode(v));
 	if (r)
 		return r;
 	if (type > 3 || (d[0] >> 12 && type < 2) || (!(v->cr4 & CR4_PCIDE) && type < 2 && (d[0] & 0xfff)))
@@ -531,14 +531,14 @@ int ctl_exec(struct engine_vcpu *v, const struct insn *in)
 			return X_NEXT;
 		}
 		r = ea_linear(v, in, 2, true, &lin);
-		return r ? r : mem_write(v, lin, &v->cr0, 2, data_mode(v));
+		return r ? r : gmem_write(v, lin, &v->cr0, 2, data_mode(v));
 	case ZYDIS_MNEMONIC_LMSW:
 		if (cpl(v))
 			return raise_gp(v, 0);
 		if (in->has_mem) {
 			r = ea_linear(v, in, 2, false, &lin);
 			if (!r)
-				r = mem_read(v, lin, &val, 2, data_mode(v));
+				r = gmem_read(v, lin, &val, 2, data_mode(v));
 			if (r)
 				return r;
 		} else {

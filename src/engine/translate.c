@@ -190,7 +190,7 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 		else
 			t->saved = false;
 	}
-	if (!reencode(&t->e, in, in->has_mem ? &m : NULL, free, &fault))
+	if (!insn_reencode(&t->e, in, in->has_mem ? &m : NULL, free, &fault))
 		return false;
 	if (in->host_fault) {
 		struct fault_at *f = &t->c->faults[t->c->n_faults++];
@@ -435,7 +435,7 @@ static void body_emit(struct tr *t)
 	link_emit(t, -1, t->rip);
 }
 
-struct block *translate(struct engine_vcpu *v, const struct itlb_entry *ie)
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie)
 {
 	struct cache *c = v->cache;
 	unsigned int off = (unsigned int)(v->rip & 4095);

@@ -383,8 +383,12 @@ static bool add_random(struct seq *s)
 
 		if (below(20))
 			aim(s, op, z.operand_count);
-		if (str)
+		if (str) {
 			mov_imm(s, 1, below(40));
+			/* which side of CMPS faults first differs: let only one */
+			if ((z.opcode & 0xfe) == 0xa6)
+				mov_imm(s, 7, ARENA + 0x400 + below(0x3000));
+		}
 		s->undef = (s->undef & ~def) | und;
 		seq_add(s, b, z.length);
 		return true;

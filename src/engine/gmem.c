@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * engine/mem: guest memory by linear address, for C. RAM within one page is used
+ * engine/gmem: guest memory by linear address, for C. RAM within one page is used
  * in place; what crosses a page, is MMIO or holds translated code goes through a
  * bounce buffer. Accesses to the outside are kept for the re-execution of the
  * instruction (docs/ENGINE.md, "Bounce executor").
@@ -130,7 +130,7 @@ static int piece_write(struct engine_vcpu *v, struct pageref *r, const uint8_t *
 	return X_NEXT;
 }
 
-int mem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
+int gmem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
 	     bool write, enum tlb_mode mode, int which)
 {
 	unsigned int room = 4096 - (unsigned int)(lin & 4095);
@@ -172,7 +172,7 @@ int mem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int s
 	return r;
 }
 
-int mem_close(struct engine_vcpu *v, struct mref *m)
+int gmem_close(struct engine_vcpu *v, struct mref *m)
 {
 	int r;
 
@@ -198,14 +198,14 @@ int mem_close(struct engine_vcpu *v, struct mref *m)
 }
 
 /* Any length, page by page; checks all before the first byte is moved. */
-static int mem_copy(struct engine_vcpu *v, uint64_t lin, uint8_t *p, unsigned int n,
+static int gmem_copy(struct engine_vcpu *v, uint64_t lin, uint8_t *p, unsigned int n,
 		    enum tlb_mode mode, bool write)
 {
 	struct pageref ref;
 	int r;
 
 	if (((lin & 4095) + n) > 4096) {
-		r = mem_check(v, lin, n, write, mode);
+		r = gmem_check(v, lin, n, write, mode);
 		if (r)
 			return r;
 	}
@@ -226,17 +226,17 @@ static int mem_copy(struct engine_vcpu *v, uint64_t lin, uint8_t *p, unsigned in
 	return X_NEXT;
 }
 
-int mem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode)
+int gmem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode)
 {
-	return mem_copy(v, lin, p, n, mode, false);
+	return gmem_copy(v, lin, p, n, mode, false);
 }
 
-int mem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode)
+int gmem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode)
 {
-	return mem_copy(v, lin, (uint8_t *)p, n, mode, true);
+	return gmem_copy(v, lin, (uint8_t *)p, n, mode, true);
 }
 
-int mem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode)
+int gmem_check(struct engine_vcpu *v, uint64_t lin, unsigned int n, bool write, enum tlb_mode mode)
 {
 	struct pageref ref;
 	uint64_t end = lin + n - 1;
