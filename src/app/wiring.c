@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "app/wiring.h"
 #include "device/device.h"
-#include "virtio/devices.h"
+#include "virtio/virtio.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -147,4 +147,6 @@ void virtio_resume(struct virtio_dev *v);
 
 #include "virtio/devices.h"
 
+#include "virtio/devices.h"
+
 #endif
