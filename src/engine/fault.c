@@ -14,9 +14,9 @@
 static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS, SIGILL};
 #define N_SIGNALS (sizeof(signals) / sizeof(signals[0]))
 
-static struct sigaction previous[N_SIGNALS];
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int init_result;
+static struct sigaction previous[N_SIGNALS]; /* process-wide: so are signal handlers */
+static pthread_once_t once = PTHREAD_ONCE_INIT; /* process-wide */
+static int init_result; /* process-wide */
 static __thread struct engine_vcpu *current;
 
 enum { TRAP_DE = 0, TRAP_UD = 6, TRAP_SS = 12, TRAP_GP = 13, TRAP_PF = 14, TRAP_MF = 16, TRAP_AC = 17,
