@@ -166,6 +166,22 @@ static int64_t bt_distance(const struct engine_vcpu *v, const struct insn *in)
 	}
 }
 
+/*
+ * The operand faults, but a waiting x87 instruction sees a pending exception
+ * before it looks at memory.
+ */
+static int x87_pending(struct engine_vcpu *v, const struct insn *in, int r)
+{
+	if (r != X_FAULT || !(in->need & (NEED_X87 | NEED_MMX)) || in->mnem == ZYDIS_MNEMONIC_FNSTCW ||
+	    in->mnem == ZYDIS_MNEMONIC_FNSTSW || in->mnem == ZYDIS_MNEMONIC_FNSTENV ||
+	    in->mnem == ZYDIS_MNEMONIC_FNSAVE)
+		return r;
+	fpu_put(v);
+	if ((*(uint64_t *)(v->xsave + 512) & 1) && (*(uint16_t *)(v->xsave + 2) & 0x80))
+		return raise_exc(v, V_MF, false, 0);
+	return r;
+}
+
 static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 {
 	const struct insn *in = &s->in;
@@ -190,7 +206,7 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 		return raise_gp(v, 0);
 	r = seg_linear(v, in->seg, off, in->mem_size, write, &lin);
 	if (r)
-		return r;
+		return x87_pending(v, in, r);
 	/* XCHG locks by itself; a locked access that is bounced is atomic among its like */
 	lock = in->lock || (write && !in->vex && in->map == 0 && (in->opcode & 0xfe) == 0x86);
 	if (lock)
@@ -204,7 +220,7 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 	}
 	if (lock)
 		mutex_unlock(&v->vm->split_lock);
-	return r;
+	return x87_pending(v, in, r);
 }
 
 static int xlat(struct engine_vcpu *v, const struct insn *in)

@@ -15,8 +15,7 @@ static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS, SIGILL};
 #define N_SIGNALS (sizeof(signals) / sizeof(signals[0]))
 
 static struct sigaction previous[N_SIGNALS]; /* process-wide: so are signal handlers */
-static pthread_once_t once = PTHREAD_ONCE_INIT; /* process-wide */
-static int init_result; /* process-wide */
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER; /* process-wide */
 static __thread struct engine_vcpu *current;
 
 enum { TRAP_DE = 0, TRAP_UD = 6, TRAP_SS = 12, TRAP_GP = 13, TRAP_PF = 14, TRAP_MF = 16, TRAP_AC = 17,
@@ -76,24 +75,31 @@ static void handler(int sig, siginfo_t *si, void *ctx)
 	}
 }
 
-static void init(void)
+int fault_init(void)
 {
-	for (unsigned int i = 0; i < N_SIGNALS; i++) {
-		struct sigaction sa;
+	int r = 0;
 
+	/* again for each vCPU: the hosting program may have put its own in place since */
+	mutex_lock(&install_lock);
+	for (unsigned int i = 0; i < N_SIGNALS && !r; i++) {
+		struct sigaction sa, now;
+
+		if (sigaction(signals[i], NULL, &now)) {
+			r = -errno;
+			break;
+		}
+		if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == handler)
+			continue;
+		previous[i] = now;
 		memset(&sa, 0, sizeof(sa));
 		sa.sa_sigaction = handler;
 		sa.sa_flags = SA_SIGINFO | SA_ONSTACK;
 		sigemptyset(&sa.sa_mask);
-		if (sigaction(signals[i], &sa, &previous[i]))
-			init_result = -errno;
+		if (sigaction(signals[i], &sa, NULL))
+			r = -errno;
 	}
-}
-
-int fault_init(void)
-{
-	(void)pthread_once(&once, init);
-	return init_result;
+	mutex_unlock(&install_lock);
+	return r;
 }
 
 void fault_thread_set(struct engine_vcpu *v)

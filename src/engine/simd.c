@@ -64,6 +64,7 @@ static int maskmov_bytes(struct engine_vcpu *v, const struct insn *in)
 
 		bytes_copy(data.b, v->xsave + 32 + 16 * ((in->reg_no - top) & 7), 8);
 		bytes_copy(mask.b, v->xsave + 32 + 16 * ((in->rm_no - top) & 7), 8);
+		mmx_touch(v); /* also if it faults (AMD) */
 	} else {
 		vec_get(v, in->reg_no, &data);
 		vec_get(v, in->rm_no, &mask);
@@ -75,8 +76,6 @@ static int maskmov_bytes(struct engine_vcpu *v, const struct insn *in)
 	for (unsigned int i = 0; !r && i < n; i++)
 		if (mask.b[i] & 0x80)
 			r = gmem_write(v, lin + i, &data.b[i], 1, data_mode(v));
-	if (!r && mmx)
-		mmx_touch(v);
 	return r;
 }
 
