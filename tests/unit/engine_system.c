@@ -740,7 +740,7 @@ static void xsave_keeps_vectors(void **state)
 /* ---- two vCPUs ---- */
 
 SNIPPET(counter, "1: lock incq (%rdi)\nmov $1,%eax\nlock xaddl %eax,8(%rdi)\nlock btsq %rcx,64(%rdi)\ndec %ecx\njnz 1b\nint3");
-SNIPPET(wait_change, "1: call 2f\ncmp $7,%eax\njne 1b\nint3\n.balign 4096\n2: mov $1,%eax\nret");
+SNIPPET(wait_change, "1: call 2f\ncmp $7,%eax\njne 1b\nint3\n.skip 0x1000 - (. - sn_wait_change)\n2: mov $1,%eax\nret");
 SNIPPET(make_change, "mov $2000000,%ecx\n1: dec %ecx\njnz 1b\nmovl $7,(%rdi)\nint3");
 
 struct runner {
