@@ -1,4 +1,4 @@
-.PHONY: run check lint
+.PHONY: run check check-long lint
 
 ## make run        boot Debian in Belfry (installs and makes what is missing)
 run:
@@ -10,6 +10,11 @@ run:
 check:
 	@scripts/setup
 	@scripts/check
+
+## make check-long the tests of many minutes: gigabytes of I/O, many boots
+check-long:
+	@scripts/setup
+	@scripts/check long
 
 ## make lint       include directions, headers alone, house rules
 lint:

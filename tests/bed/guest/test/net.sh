@@ -2,6 +2,7 @@
 # The network, both ways.
 #   belfry.port=P     fetch http://HOST:P/blob ...
 #   belfry.sum=SHA    ... which must have this sum (default: that of /data/blob)
+#   belfry.fetches=N  ... this often (default 1)
 #   belfry.host=ADDR  the host as the guest sees it (default 10.0.2.2)
 #   belfry.serve=no   leave out the other direction
 # The other direction: the guest serves http on port 8080 and says "listen 8080".
@@ -12,9 +13,13 @@ net_up
 port=$(arg port '')
 if [ -n "$port" ]; then
 	want=$(arg sum "$(cut -d ' ' -f 1 /data/blob.sha256)")
-	# Not wget -T: this busybox's wget dies of it.
-	got=$(timeout 60 wget -q -O - "http://$(arg host 10.0.2.2):$port/blob" | sha256sum | cut -d ' ' -f 1)
-	[ "$got" = "$want" ] || fail "fetched $got, should be $want"
+	fetches=$(arg fetches 1)
+	while [ "$fetches" -gt 0 ]; do
+		fetches=$((fetches - 1))
+		# Not wget -T: this busybox's wget dies of it.
+		got=$(timeout 120 wget -q -O - "http://$(arg host 10.0.2.2):$port/blob" | sha256sum | cut -d ' ' -f 1)
+		[ "$got" = "$want" ] || fail "fetched $got, should be $want ($fetches to go)"
+	done
 	tell net-fetched "$got"
 fi
 
