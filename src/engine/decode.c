@@ -173,11 +173,11 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 	case ZYDIS_MNEMONIC_JMP:
 		if (z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 			return K_FAR;
-		return z->attributes & ZYDIS_ATTRIB_IS_RELATIVE ? K_JMP : K_JMP_IND;
+		return z->opcode == 0xff ? K_JMP_IND : K_JMP; /* IS_RELATIVE also means [RIP + n] */
 	case ZYDIS_MNEMONIC_CALL:
 		if (z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 			return K_FAR;
-		return z->attributes & ZYDIS_ATTRIB_IS_RELATIVE ? K_CALL : K_CALL_IND;
+		return z->opcode == 0xff ? K_CALL_IND : K_CALL;
 	case ZYDIS_MNEMONIC_RET:
 		return z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? K_FAR : K_RET;
 	case ZYDIS_MNEMONIC_JCXZ:

@@ -159,7 +159,7 @@ struct engine_exit {
 	uint64_t rip;			/* DEBUG: linear address */
 	uint64_t dr6;			/* DEBUG */
 	uint8_t vector;			/* DEBUG: 1 or 3 */
-	char text[128];			/* INTERNAL: reason */
+	char text[128];			/* INTERNAL, SHUTDOWN: reason */
 };
 
 /*

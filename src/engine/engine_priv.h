@@ -235,6 +235,7 @@ struct engine_vcpu {
 	bool dbg_step_done;
 
 	/* events */
+	struct exc first_exc;	/* what a shutdown began with */
 	struct exc exc;		/* raised by the instruction in flight */
 	struct {
 		bool valid, soft;

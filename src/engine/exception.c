@@ -240,6 +240,7 @@ static bool is_fault(const struct exc *e)
 
 int exc_inject(struct engine_vcpu *v)
 {
+	v->first_exc = v->exc;
 	for (int depth = 0; depth < 8; depth++) {
 		struct exc e = v->exc;
 		uint32_t keep = v->vflags;

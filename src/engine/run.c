@@ -324,6 +324,13 @@ static int internal_error(struct engine_vcpu *v, struct engine_exit *x)
 	return -EFAULT;
 }
 
+static void shutdown_text(struct engine_vcpu *v, struct engine_exit *x)
+{
+	(void)snprintf(x->text, sizeof(x->text), "triple fault: vector %u error %#x at rip %#llx, cr2 %#llx",
+		       v->first_exc.vector, v->first_exc.error, (unsigned long long)v->rip,
+		       (unsigned long long)v->cr2);
+}
+
 int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 {
 	uint64_t gs = gs_read();
@@ -368,5 +375,7 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 	guest_leave(v);
 	gs_write(gs);
 	fault_thread_set(NULL);
+	if (x->reason == ENGINE_EXIT_SHUTDOWN)
+		shutdown_text(v, x);
 	return x->reason == ENGINE_EXIT_INTERNAL ? internal_error(v, x) : 0;
 }
