@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT
+ * Guest memory: the slots of KVM_SET_USER_MEMORY_REGION, dirty logs, and the
+ * room's own reads and writes of guest memory.
+ *
+ * The table is published whole (grace.h) for readers on any thread; the engine
+ * gets its own copy in engine_vm_set_slots(), which returns when no vCPU uses
+ * the old one. A change is therefore complete when the ioctl returns: the
+ * caller may unmap a deleted slot's memory.
+ */
+#ifndef BELFRY_SOFTKVM_MEMSLOT_H
+#define BELFRY_SOFTKVM_MEMSLOT_H
+
+#include "softkvm/grace.h"
+#include <linux/kvm.h>
+
+struct engine_vm;
+
+struct dirty_log {
+	unsigned refs;	     /* tables that name it; slots' writer lock */
+	uint64_t *bits;	     /* one bit a page, set by anybody atomically */
+	uint64_t words;
+};
+
+struct memslot {
+	uint16_t id;
+	uint32_t flags;
+	gpa_t gpa;
+	uint64_t size; /* bytes */
+	uint8_t *host;
+	struct dirty_log *log; /* NULL unless KVM_MEM_LOG_DIRTY_PAGES */
+};
+
+struct memslot_table {
+	unsigned nr;
+	struct memslot slot[]; /* by gpa */
+};
+
+struct memslots {
+	pthread_mutex_t lock;		    /* writers and dirty log calls */
+	struct memslot_table *_Atomic table;
+	struct grace *grace;		    /* (o) */
+	struct engine_vm *engine;	    /* (o) */
+	uint64_t pages;			    /* in all slots; lock */
+	unsigned max_slots;		    /* (o) */
+	uint32_t manual_protect;	    /* KVM_DIRTY_LOG_*; lock */
+};
+
+int memslots_init(struct memslots *m, struct grace *g, struct engine_vm *engine) __must_check;
+void memslots_destroy(struct memslots *m);
+
+/*
+ * KVM_SET_USER_MEMORY_REGION. Errors as the kernel: -EINVAL (alignment, flags,
+ * id, wrap, a change that is none of delete, move and flags), -EEXIST (overlap),
+ * -ENOMEM.
+ */
+int memslots_set(struct memslots *m, const struct kvm_userspace_memory_region *r) __must_check;
+
+/* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. */
+void memslots_set_manual_protect(struct memslots *m, uint32_t flags);
+int memslots_get_dirty_log(struct memslots *m, const struct kvm_dirty_log *d) __must_check;
+int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_log *d) __must_check;
+
+/*
+ * Guest memory, any length; marks what it writes. -EFAULT if a byte is in no
+ * slot, in a read-only one (write), or its host memory is not there. Any thread.
+ */
+int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len) __must_check;
+int guest_write(struct memslots *m, gpa_t gpa, const void *src, size_t len) __must_check;
+/* Set or clear bits of one byte atomically; the old value or -EFAULT. */
+int guest_set_bits8(struct memslots *m, gpa_t gpa, uint8_t mask);
+int guest_clear_bits8(struct memslots *m, gpa_t gpa, uint8_t mask);
+
+#endif

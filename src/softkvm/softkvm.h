@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * softkvm: KVM's API in user space, in this process. The room's public header.
+ * What the calls mean is the kernel's "The Definitive KVM (Kernel-based Virtual
+ * Machine) API Documentation"; docs/SOFTKVM.md tells how it is done and where
+ * it differs on purpose.
+ */
+#ifndef BELFRY_SOFTKVM_H
+#define BELFRY_SOFTKVM_H
+
+#include "base/base.h"
+#include "kvmapi/kvmapi.h"
+
+struct softkvm;
+
+struct softkvm_config {
+	/*
+	 * Deliver without leaving guest execution (posted interrupts, the default),
+	 * or set IRR, kick the vCPU out of guest execution and inject on entry.
+	 */
+	bool no_apicv;
+	/* How long a halted vCPU polls before it blocks, ns. */
+	uint64_t halt_poll_ns;
+	/* MiB of translated code a vCPU may keep; 0: the engine's default. */
+	uint32_t code_mib;
+	/* Where complaints about misuse go; NULL: nowhere. Must outlive the context. */
+	const struct log *log;
+};
+
+/* The defaults, changed by BELFRY_APICV=on|off and BELFRY_HALT_POLL_NS=n if env is true. */
+void softkvm_config_init(struct softkvm_config *c, bool env);
+
+/*
+ * One context serves any number of VMs and threads; there may be several. cfg
+ * may be NULL. The first one of a process installs handlers for SIGSEGV and
+ * SIGBUS that pass on what is not ours (a caller's bad pointer becomes EFAULT).
+ * Errors: -ENOMEM.
+ */
+int softkvm_create(void **ctx, const struct softkvm_config *cfg) __must_check;
+
+/*
+ * Close whatever is still open and free everything. No thread may be in a call
+ * of this context, and mappings that ops->mmap gave stay, unused, until they
+ * are unmapped. NULL is allowed.
+ */
+void softkvm_destroy(void *ctx);
+
+/*
+ * The seam. open, ioctl, mmap and close may be called from any thread; a vCPU's
+ * calls are serialized, as in the kernel, and all of them wait for KVM_RUN.
+ * An fd is a real one: it may be dup()ed, passed on to fork() (where, as with
+ * the kernel, calls fail with -EIO), and closed with close(2) too: the object
+ * is then noticed to be gone at the next open, create or close.
+ * For an fd that is not ours ioctl returns -ENOTTY, or -EBADF if it is closed.
+ */
+extern const struct kvmapi_ops softkvm_ops;
+
+/*
+ * True if fd (open, of any kind) belongs to this context. For a caller that
+ * stands between a program and the kernel (the preload library).
+ */
+bool softkvm_owns_fd(void *ctx, int fd);
+
+#endif

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT
+ * A vCPU's creation and end. As in the kernel, closing its fd gives up only the
+ * handle: the processor stays in the VM, and its id taken, until the VM goes.
+ */
+#include "softkvm/vcpu_state.h"
+#include "softkvm/chips.h"
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void init_msrs(struct soft_vcpu *v)
+{
+	v->msr.mcg_cap = 0;
+	msr_init(v);
+}
+
+/* As KVM leaves it: FCW 37fh (FINIT's), not RESET's 40h. */
+static void fpu_init(struct soft_vcpu *v)
+{
+	struct kvm_fpu f;
+
+	state_get_fpu(v, &f);
+	f.fcw = 0x37f;
+	(void)!state_set_fpu(v, &f);
+}
+
+/* After engine and pages are there. */
+static void init_state(struct soft_vcpu *v)
+{
+	struct soft_vm *vm = v->vm;
+	bool bsp = v->id == vm->bsp_id;
+	struct lapic_config config = {
+		.id = v->id,
+		.bsp = bsp,
+		.lint0_enabled = vm_quirk(vm, KVM_X86_QUIRK_LINT0_REENABLED),
+		.mmio_hole = vm_quirk(vm, KVM_X86_QUIRK_LAPIC_MMIO_HOLE),
+		.x2apic_ids_32 = vm->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS,
+		.no_broadcast_quirk = vm->x2apic_flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+		.bus_cycle_ns = vm->bus_cycle_ns,
+	};
+
+	posted_init(&v->pi);
+	v->posting = !vm->ctx->cfg.no_apicv;
+	v->has_lapic = vm_irqchip(vm) != IRQCHIP_NONE;
+	v->user_vector = v->extint_vector = -1;
+	v->stale_eoi = -1;
+	v->tsc_khz = vm->default_tsc_khz;
+	v->mp_state = v->has_lapic && !bsp ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
+	lapic_init(&v->lapic, &config, v->posting ? &vcpu_lapic_sink : &vcpu_lapic_sink_no_apicv, v);
+	v->timer.fire = vcpu_timer_fired;
+	init_msrs(v);
+	fpu_init(v);
+	/* Created with the guest's TSC at 0. */
+	engine_set_tsc_offset(v->cpu, 0 - __builtin_ia32_rdtsc());
+}
+
+static int map_pages(struct soft_vcpu *v)
+{
+	v->run = mmap(NULL, SOFT_RUN_PAGES * SOFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		      v->file.own_fd, 0);
+	return v->run == MAP_FAILED ? -errno : 0;
+}
+
+/* The coalesced ring is the VM's: put its page over the one of the vCPU's memfd. */
+int vcpu_mapped(struct soft_file *f, void *p, size_t size)
+{
+	uint8_t *at = (uint8_t *)p + SOFT_RING_PAGE * SOFT_PAGE_SIZE;
+
+	if (size <= SOFT_RING_PAGE * SOFT_PAGE_SIZE)
+		return 0;
+	if (mmap(at, SOFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 file_vcpu(f)->vm->ring_fd, 0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+static int check_id_locked(struct soft_vm *vm, unsigned long id)
+{
+	unsigned nr = atomic_load(&vm->nr_vcpus);
+
+	if (id >= vm->max_vcpu_id || nr >= SOFT_MAX_VCPUS)
+		return -EINVAL;
+	for (unsigned i = 0; i < nr; i++)
+		if (vm->vcpus[i]->id == id)
+			return -EEXIST;
+	return 0;
+}
+
+int vcpu_create_fd(struct soft_vm *vm, unsigned long id)
+{
+	struct soft_vcpu *v;
+	unsigned index;
+	int r, fd;
+
+	v = aligned_alloc(64, (sizeof(*v) + 63) / 64 * 64);
+	if (!v)
+		return -ENOMEM;
+	memset(v, 0, sizeof(*v));
+	v->vm = vm;
+	v->id = (uint32_t)id;
+	mutex_init(&v->lock);
+	stats_init(&v->stats);
+	mutex_lock(&vm->lock);
+	r = check_id_locked(vm, id);
+	if (r)
+		goto unlock;
+	r = engine_vcpu_create(vm->engine, v->id, &vcpu_engine_ops, v, &v->cpu, NULL);
+	if (r)
+		goto unlock;
+	r = file_init(&v->file, vm->ctx, &vcpu_file_ops, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+	if (r)
+		goto destroy_cpu;
+	r = map_pages(v);
+	if (r)
+		goto abandon;
+	init_state(v);
+	fd = file_publish(&v->file);
+	if (fd < 0) {
+		r = fd;
+		goto unmap;
+	}
+	file_ref(&vm->file);
+	index = atomic_load(&vm->nr_vcpus);
+	v->index = index;
+	vm->vcpus[index] = v;
+	vm->lapics[index] = &v->lapic;
+	atomic_store(&vm->nr_vcpus, index + 1);
+	timer_add(&vm->timers, &v->timer);
+	mutex_unlock(&vm->lock);
+	if (v->has_lapic)
+		vm_rebuild_map(vm);
+	return fd;
+
+unmap:
+	munmap(v->run, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+abandon:
+	file_abandon(&v->file);
+destroy_cpu:
+	engine_vcpu_destroy(v->cpu);
+unlock:
+	mutex_unlock(&vm->lock);
+	stats_destroy(&v->stats);
+	mutex_destroy(&v->lock);
+	free(v);
+	return r;
+}
+
+void vcpu_release(struct soft_file *f)
+{
+	file_put(&file_vcpu(f)->vm->file);
+}
+
+void vcpu_free(struct soft_vcpu *v)
+{
+	timer_remove(&v->vm->timers, &v->timer);
+	engine_vcpu_destroy(v->cpu);
+	munmap(v->run, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+	stats_destroy(&v->stats);
+	mutex_destroy(&v->lock);
+	free(v->cpuid);
+	free(v);
+}
+
+void vcpu_wake(struct soft_vcpu *v)
+{
+	atomic_fetch_add(&v->wake, 1);
+	/* The sleeper says it is blocked before it looks at `wake` for the last time. */
+	if (atomic_load(&v->blocked))
+		(void)syscall(SYS_futex, &v->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void vcpu_request(struct soft_vcpu *v, uint32_t request)
+{
+	uint32_t old = atomic_fetch_or(&v->requests, request);
+
+	if ((old & request) == request)
+		return;
+	engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
+	vcpu_wake(v);
+}
+
+void vcpu_attention(struct soft_vcpu *v)
+{
+	/* INIT and SIPI do not wait until the guest allows interrupts. */
+	if (__atomic_load_n(&v->lapic.events, __ATOMIC_SEQ_CST))
+		vcpu_request(v, REQ_CPU);
+	else if (!v->posting)
+		vcpu_request(v, REQ_EVENT);
+	engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
+	vcpu_wake(v);
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: MIT
+ * KVM_RUN. The loop runs the guest until user space must see something; while
+ * the guest has nothing to run it polls for a moment and then blocks.
+ */
+#include "softkvm/chips.h"
+#include "softkvm/vcpu.h"
+#include <linux/kvm_para.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* What a step of the loop says; anything below 0 is KVM_RUN's result. */
+enum { STEP_AGAIN = 1, STEP_EXIT = 0 };
+
+static bool signalled(struct soft_vcpu *v)
+{
+	return atomic_load(&v->signals.arrived);
+}
+
+static int interrupted(struct soft_vcpu *v)
+{
+	v->run->exit_reason = KVM_EXIT_INTR;
+	vcpu_stat(v, signal_exits);
+	return -EINTR;
+}
+
+static int exit_with(struct soft_vcpu *v, uint32_t reason)
+{
+	v->run->exit_reason = reason;
+	return STEP_EXIT;
+}
+
+/* ---- INIT and SIPI ------------------------------------------------------------ */
+
+static void start_at(struct soft_vcpu *v, uint8_t vector)
+{
+	struct engine_sregs s;
+	struct engine_regs r;
+
+	engine_get_sregs(v->cpu, &s);
+	s.seg[1].selector = (uint16_t)(vector << 8);
+	s.seg[1].base = (uint64_t)vector << 12;
+	(void)!engine_set_sregs(v->cpu, &s);
+	engine_get_regs(v->cpu, &r);
+	r.rip = 0;
+	engine_set_regs(v->cpu, &r);
+}
+
+static void accept_apic_events(struct soft_vcpu *v)
+{
+	uint8_t vector;
+	unsigned event;
+
+	if (!v->has_lapic)
+		return;
+	while ((event = lapic_take_event(&v->lapic, &vector))) {
+		if (event == LAPIC_EVENT_INIT) {
+			lapic_reset(&v->lapic, true);
+			vcpu_lapic_done(v);
+			engine_vcpu_reset(v->cpu, true);
+			v->mp_state = v->lapic.config.bsp ? KVM_MP_STATE_RUNNABLE
+							  : KVM_MP_STATE_INIT_RECEIVED;
+		} else if (v->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
+			start_at(v, vector);
+			v->mp_state = KVM_MP_STATE_RUNNABLE;
+		}
+	}
+}
+
+/* ---- requests ------------------------------------------------------------------ */
+
+static int split_eoi_exit(struct soft_vcpu *v)
+{
+	bool level;
+	int vector = lapic_take_eoi(&v->lapic, &level);
+
+	if (vector < 0)
+		return STEP_AGAIN;
+	vcpu_lapic_done(v); /* asks again if there are more */
+	v->run->eoi.vector = (uint8_t)vector;
+	vcpu_stat(v, eoi_exits);
+	return exit_with(v, KVM_EXIT_IOAPIC_EOI);
+}
+
+static int do_requests(struct soft_vcpu *v)
+{
+	/* The timer's is vcpu_sync_irr()'s. */
+	uint32_t req = atomic_fetch_and(&v->requests, REQ_TIMER) & ~REQ_TIMER;
+
+	if (!req)
+		return STEP_AGAIN;
+	if (req & REQ_CPU)
+		accept_apic_events(v);
+	if (req & REQ_SCAN_EOI && v->has_lapic) {
+		/* Vectors that were posted count as pending there. */
+		vcpu_sync_irr(v);
+		vmchips_scan_eois(v);
+	}
+	if (req & (REQ_NMI | REQ_UNHALT) && v->mp_state == KVM_MP_STATE_HALTED)
+		v->mp_state = KVM_MP_STATE_RUNNABLE;
+	if (req & REQ_UNHALT)
+		v->unhalted = true;
+	if (req & REQ_CLOCK)
+		pv_update_clock(v);
+	if (req & REQ_STEAL)
+		pv_account_steal(v);
+	if (req & REQ_EOI_EXIT)
+		return split_eoi_exit(v);
+	return STEP_AGAIN;
+}
+
+/* ---- blocking ------------------------------------------------------------------- */
+
+/* Is there a reason to stop waiting, besides a signal? */
+static bool wake_reason(struct soft_vcpu *v)
+{
+	if (atomic_load(&v->requests) & ~REQ_TIMER)
+		return true;
+	if (v->mp_state == KVM_MP_STATE_HALTED && engine_can_inject(v->cpu) && vcpu_has_interrupt(v)) {
+		v->mp_state = KVM_MP_STATE_RUNNABLE;
+		return true;
+	}
+	return false;
+}
+
+static void futex_wait_until(_Atomic uint32_t *word, uint32_t seen, uint64_t deadline)
+{
+	struct timespec ts = {
+		.tv_sec = (time_t)(deadline / NSEC_PER_SEC), .tv_nsec = (long)(deadline % NSEC_PER_SEC),
+	};
+
+	/* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time. */
+	(void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, seen,
+		      deadline == TIMER_NEVER ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
+/* True if the wait ended while polling. */
+static bool poll_for_work(struct soft_vcpu *v)
+{
+	uint64_t window = v->vm->ctx->cfg.halt_poll_ns, until;
+
+	if (!window || !(v->pv.poll_msr & 1))
+		return false;
+	vcpu_stat(v, halt_attempted_poll);
+	until = clock_ns() + window;
+	do {
+		uint32_t seen = atomic_load(&v->wake);
+
+		if (wake_reason(v) || signalled(v)) {
+			vcpu_stat(v, halt_successful_poll);
+			return true;
+		}
+		while (atomic_load(&v->wake) == seen && clock_ns() < until)
+			__builtin_ia32_pause();
+	} while (clock_ns() < until);
+	return false;
+}
+
+/* The timer's deadline is waited for here, not by the waiter thread. */
+static void sleep_once(struct soft_vcpu *v, uint32_t seen)
+{
+	uint64_t deadline = TIMER_NEVER;
+
+	if (v->has_lapic && v->mp_state == KVM_MP_STATE_HALTED) {
+		deadline = vcpu_timer_deadline(v);
+		atomic_store(&v->timer.deadline, TIMER_NEVER);
+	}
+	futex_wait_until(&v->wake, seen, deadline);
+	if (deadline == TIMER_NEVER)
+		return;
+	if (clock_ns() >= deadline)
+		atomic_fetch_or(&v->requests, REQ_TIMER);
+	v->timer_dirty = true;
+}
+
+static int block(struct soft_vcpu *v)
+{
+	bool slept = false;
+
+	if (poll_for_work(v))
+		return signalled(v) ? interrupted(v) : STEP_AGAIN;
+	atomic_store(&v->blocked, true);
+	while (!signalled(v)) {
+		/* Taken before the look: what comes after it changes the word. */
+		uint32_t seen = atomic_load(&v->wake);
+
+		/* An outstanding notification means there is something in PIR to look at. */
+		if (wake_reason(v))
+			break;
+		if (!posted_block(&v->pi)) {
+			vcpu_sync_irr(v); /* takes it, and the notification with it */
+			continue;
+		}
+		sleep_once(v, seen);
+		posted_unblock(&v->pi);
+		slept = true;
+	}
+	atomic_store(&v->blocked, false);
+	if (v->has_lapic && v->timer_dirty)
+		vcpu_update_timer(v);
+	if (slept)
+		vcpu_stat(v, halt_wakeup);
+	return signalled(v) ? interrupted(v) : STEP_AGAIN;
+}
+
+/* ---- exits ----------------------------------------------------------------------- */
+
+static int exit_io(struct soft_vcpu *v)
+{
+	const struct engine_access *a = &v->exit.access;
+	struct kvm_run *run = v->run;
+
+	run->io.direction = a->write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+	run->io.size = a->len;
+	run->io.port = (uint16_t)a->addr;
+	run->io.count = 1;
+	run->io.data_offset = SOFT_PIO_PAGE * SOFT_PAGE_SIZE;
+	if (a->write)
+		store_le((uint8_t *)run + SOFT_PIO_PAGE * SOFT_PAGE_SIZE, a->data, a->len);
+	v->pending = PENDING_IO;
+	vcpu_stat(v, io_exits);
+	return exit_with(v, KVM_EXIT_IO);
+}
+
+static int exit_mmio(struct soft_vcpu *v)
+{
+	const struct engine_access *a = &v->exit.access;
+	struct kvm_run *run = v->run;
+
+	run->mmio.phys_addr = a->addr;
+	run->mmio.len = a->len;
+	run->mmio.is_write = a->write;
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	if (a->write)
+		store_le(run->mmio.data, a->data, a->len);
+	v->pending = PENDING_MMIO;
+	vcpu_stat(v, mmio_exits);
+	return exit_with(v, KVM_EXIT_MMIO);
+}
+
+/* What user space answered goes where the engine looks for it. */
+static void complete_pending(struct soft_vcpu *v)
+{
+	struct engine_access *a = &v->exit.access;
+
+	if (v->pending == PENDING_IO && !a->write)
+		a->data = load_le((uint8_t *)v->run + SOFT_PIO_PAGE * SOFT_PAGE_SIZE, a->len) &
+			  len_mask(a->len);
+	else if (v->pending == PENDING_MMIO && !a->write)
+		a->data = load_le(v->run->mmio.data, a->len) & len_mask(a->len);
+	v->pending = PENDING_NONE;
+}
+
+static int exit_debug(struct soft_vcpu *v)
+{
+	struct engine_debugregs d;
+
+	engine_get_debugregs(v->cpu, &d);
+	v->run->debug.arch.exception = v->exit.vector;
+	v->run->debug.arch.pc = v->exit.rip;
+	v->run->debug.arch.dr6 = v->exit.dr6;
+	v->run->debug.arch.dr7 = d.dr7;
+	vcpu_stat(v, debug_exits);
+	return exit_with(v, KVM_EXIT_DEBUG);
+}
+
+static int exit_hlt(struct soft_vcpu *v)
+{
+	vcpu_stat(v, halt_exits);
+	if (!v->has_lapic)
+		return exit_with(v, KVM_EXIT_HLT);
+	/* A PV kick that came before the halt counts. */
+	v->mp_state = v->unhalted ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED;
+	v->unhalted = false;
+	return STEP_AGAIN;
+}
+
+static int handle_exit(struct soft_vcpu *v)
+{
+	switch (v->exit.reason) {
+	case ENGINE_EXIT_INTR:
+		vcpu_stat(v, kicks);
+		return STEP_AGAIN;
+	case ENGINE_EXIT_IO:
+		return exit_io(v);
+	case ENGINE_EXIT_MMIO:
+		return exit_mmio(v);
+	case ENGINE_EXIT_HLT:
+		return exit_hlt(v);
+	case ENGINE_EXIT_SHUTDOWN:
+		return exit_with(v, KVM_EXIT_SHUTDOWN);
+	case ENGINE_EXIT_DEBUG:
+		return exit_debug(v);
+	case ENGINE_EXIT_WINDOW:
+		vcpu_stat(v, request_irq_exits);
+		return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
+	default:
+		v->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+		v->run->internal.ndata = 0;
+		if (v->vm->ctx->cfg.log)
+			log_error(v->vm->ctx->cfg.log, "vCPU %u: %s", v->id, v->exit.text);
+		return exit_with(v, KVM_EXIT_INTERNAL_ERROR);
+	}
+}
+
+/* ---- entry ------------------------------------------------------------------------- */
+
+/* Does user space inject by KVM_INTERRUPT? */
+static bool user_injects(struct soft_vcpu *v)
+{
+	return vm_irqchip(v->vm) != IRQCHIP_KERNEL;
+}
+
+static bool ready_for_injection(struct soft_vcpu *v)
+{
+	if (!user_injects(v) || !engine_can_inject(v->cpu))
+		return false;
+	if (!v->has_lapic)
+		return v->user_vector < 0;
+	return v->extint_vector < 0 && lapic_accepts_extint(&v->lapic);
+}
+
+static int enter_guest(struct soft_vcpu *v)
+{
+	bool window = user_injects(v) && READ_ONCE(v->run->request_interrupt_window);
+	int r;
+
+	if (window && ready_for_injection(v) && v->pending == PENDING_NONE) {
+		vcpu_stat(v, request_irq_exits);
+		return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
+	}
+	if (user_injects(v))
+		engine_request_window(v->cpu, window);
+	if (vcpu_has_interrupt(v))
+		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
+	complete_pending(v);
+	v->has_run = true;
+	r = engine_run(v->cpu, &v->exit);
+	vcpu_stat(v, exits);
+	if (r)
+		return r;
+	return handle_exit(v);
+}
+
+static int step(struct soft_vcpu *v)
+{
+	int r;
+
+	/*
+	 * First take back the engine's kick, then look at what it may have been for:
+	 * a later one is seen by the engine.
+	 */
+	engine_vcpu_unkick(v->cpu, ENGINE_KICK_EXIT);
+	if (signalled(v))
+		return interrupted(v);
+	r = do_requests(v);
+	if (r != STEP_AGAIN)
+		return r;
+	if (v->shutdown) {
+		v->shutdown = false;
+		return exit_with(v, KVM_EXIT_SHUTDOWN);
+	}
+	if (v->mp_state == KVM_MP_STATE_RUNNABLE)
+		return enter_guest(v);
+	return block(v);
+}
+
+/* An access in flight is finished, and nothing more run. */
+static int finish_only(struct soft_vcpu *v)
+{
+	int r;
+
+	if (v->pending == PENDING_NONE)
+		return -EINTR;
+	complete_pending(v);
+	engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
+	r = engine_run(v->cpu, &v->exit);
+	engine_vcpu_unkick(v->cpu, ENGINE_KICK_EXIT);
+	if (r)
+		return r;
+	/* The same instruction may have more accesses to make: those are exits as ever. */
+	if (v->exit.reason == ENGINE_EXIT_INTR)
+		return -EINTR;
+	r = handle_exit(v);
+	return r == STEP_AGAIN ? -EINTR : r;
+}
+
+static int run_uninitialized(struct soft_vcpu *v)
+{
+	if (READ_ONCE(v->run->immediate_exit))
+		return -EINTR;
+	do {
+		int r = block(v);
+
+		if (r < 0)
+			return r;
+		(void)do_requests(v);
+	} while (v->mp_state == KVM_MP_STATE_UNINITIALIZED);
+	return -EAGAIN;
+}
+
+static void publish_state(struct soft_vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	struct engine_regs r;
+
+	engine_get_regs(v->cpu, &r);
+	run->if_flag = r.rflags >> 9 & 1;
+	run->cr8 = v->has_lapic ? lapic_cr8(&v->lapic) : v->cr8;
+	run->apic_base = v->lapic.base_msr;
+	run->ready_for_interrupt_injection = user_injects(v) ? ready_for_injection(v) : 1;
+}
+
+int vcpu_run_loop(struct soft_vcpu *v)
+{
+	int r;
+
+	if (v->run->kvm_valid_regs || v->run->kvm_dirty_regs)
+		return -EINVAL;
+	v->run->exit_reason = KVM_EXIT_UNKNOWN;
+	v->run->flags = 0;
+	signals_enter(v);
+	if (v->pv.steal_msr & KVM_MSR_ENABLED)
+		atomic_fetch_or(&v->requests, REQ_STEAL);
+	if (!v->has_lapic)
+		v->cr8 = READ_ONCE(v->run->cr8) & 0xf;
+	if (posted_load(&v->pi, (uint32_t)thread_id()))
+		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
+	if (v->mp_state == KVM_MP_STATE_UNINITIALIZED) {
+		r = run_uninitialized(v);
+	} else if (READ_ONCE(v->run->immediate_exit)) {
+		r = finish_only(v);
+	} else {
+		do
+			r = step(v);
+		while (r == STEP_AGAIN);
+	}
+	posted_put(&v->pi);
+	publish_state(v);
+	signals_leave(v);
+	return r;
+}

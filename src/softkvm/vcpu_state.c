@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: MIT */
+#include "softkvm/vcpu_state.h"
+#include "softkvm/cpuid.h"
+#include <stdlib.h>
+
+#define RFLAGS_FIXED 2u
+#define DR6_FIXED    0xfffe0ff0u
+#define FXSAVE_SIZE  512u
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
+enum { ES, CS, SS, DS, FS, GS };
+
+void state_get_regs(struct soft_vcpu *v, struct kvm_regs *r)
+{
+	struct engine_regs e;
+
+	engine_get_regs(v->cpu, &e);
+	*r = (struct kvm_regs){
+		.rax = e.gpr[RAX], .rbx = e.gpr[RBX], .rcx = e.gpr[RCX], .rdx = e.gpr[RDX],
+		.rsi = e.gpr[RSI], .rdi = e.gpr[RDI], .rsp = e.gpr[RSP], .rbp = e.gpr[RBP],
+		.r8 = e.gpr[8], .r9 = e.gpr[9], .r10 = e.gpr[10], .r11 = e.gpr[11],
+		.r12 = e.gpr[12], .r13 = e.gpr[13], .r14 = e.gpr[14], .r15 = e.gpr[15],
+		.rip = e.rip, .rflags = e.rflags,
+	};
+}
+
+void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r)
+{
+	struct engine_regs e = {
+		.gpr = { r->rax, r->rcx, r->rdx, r->rbx, r->rsp, r->rbp, r->rsi, r->rdi,
+			 r->r8, r->r9, r->r10, r->r11, r->r12, r->r13, r->r14, r->r15 },
+		.rip = r->rip, .rflags = r->rflags | RFLAGS_FIXED,
+	};
+
+	engine_set_regs(v->cpu, &e);
+}
+
+static struct kvm_segment seg_out(const struct engine_segment *s)
+{
+	return (struct kvm_segment){
+		.base = s->base, .limit = s->limit, .selector = s->selector, .type = s->type,
+		.present = s->present, .dpl = s->dpl, .db = s->db, .s = s->s, .l = s->l, .g = s->g,
+		.avl = s->avl, .unusable = s->unusable,
+	};
+}
+
+static struct engine_segment seg_in(const struct kvm_segment *s)
+{
+	return (struct engine_segment){
+		.base = s->base, .limit = s->limit, .selector = s->selector, .type = s->type,
+		.present = s->present, .dpl = s->dpl, .db = s->db, .s = s->s, .l = s->l, .g = s->g,
+		.avl = s->avl, .unusable = s->unusable,
+	};
+}
+
+void state_get_sregs(struct soft_vcpu *v, struct kvm_sregs *s)
+{
+	struct engine_events ev;
+	struct engine_sregs e;
+
+	engine_get_sregs(v->cpu, &e);
+	*s = (struct kvm_sregs){
+		.cs = seg_out(&e.seg[CS]), .ds = seg_out(&e.seg[DS]), .es = seg_out(&e.seg[ES]),
+		.fs = seg_out(&e.seg[FS]), .gs = seg_out(&e.seg[GS]), .ss = seg_out(&e.seg[SS]),
+		.tr = seg_out(&e.tr), .ldt = seg_out(&e.ldt),
+		.gdt = { .base = e.gdt.base, .limit = e.gdt.limit },
+		.idt = { .base = e.idt.base, .limit = e.idt.limit },
+		.cr0 = e.cr0, .cr2 = e.cr2, .cr3 = e.cr3, .cr4 = e.cr4, .efer = e.efer,
+		.cr8 = v->has_lapic ? lapic_cr8(&v->lapic) : v->cr8,
+		.apic_base = v->lapic.base_msr,
+	};
+	engine_get_events(v->cpu, &ev);
+	if (ev.interrupt.injected && !ev.interrupt.soft)
+		s->interrupt_bitmap[ev.interrupt.nr / 64] |= BIT_ULL(ev.interrupt.nr % 64);
+	else if (v->user_vector >= 0)
+		s->interrupt_bitmap[v->user_vector / 64] |= BIT_ULL(v->user_vector % 64);
+}
+
+/* "Older userspace won't unhalt the vcpu on reset": the BSP at the reset vector runs. */
+static bool at_reset_vector(struct soft_vcpu *v, const struct kvm_sregs *s)
+{
+	struct engine_regs r;
+
+	engine_get_regs(v->cpu, &r);
+	return v->id == v->vm->bsp_id && r.rip == 0xfff0 && s->cs.selector == 0xf000 &&
+	       s->cs.base == 0xffff0000 && !(s->cr0 & 1);
+}
+
+int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
+{
+	struct engine_sregs e = {
+		.seg = { seg_in(&s->es), seg_in(&s->cs), seg_in(&s->ss), seg_in(&s->ds),
+			 seg_in(&s->fs), seg_in(&s->gs) },
+		.ldt = seg_in(&s->ldt), .tr = seg_in(&s->tr),
+		.gdt = { s->gdt.base, s->gdt.limit }, .idt = { s->idt.base, s->idt.limit },
+		.cr0 = s->cr0, .cr2 = s->cr2, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
+	};
+	uint64_t old_base = v->lapic.base_msr;
+	int r;
+
+	r = lapic_set_base(&v->lapic, s->apic_base, true);
+	if (r)
+		return r;
+	r = engine_set_sregs(v->cpu, &e);
+	if (r) {
+		(void)!lapic_set_base(&v->lapic, old_base, true);
+		return r;
+	}
+	if (v->has_lapic)
+		lapic_set_cr8(&v->lapic, s->cr8 & 0xf);
+	else
+		v->cr8 = s->cr8 & 0xf;
+	vcpu_lapic_done(v);
+	engine_vcpu_cpuid_changed(v->cpu);
+	for (int i = 3; i >= 0; i--)
+		if (s->interrupt_bitmap[i])
+			v->user_vector = i * 64 + __builtin_ctzll(s->interrupt_bitmap[i]);
+	if (at_reset_vector(v, s))
+		v->mp_state = KVM_MP_STATE_RUNNABLE;
+	return 0;
+}
+
+/* ---- vector state -------------------------------------------------------------- */
+
+/* FXSAVE's image (SDM Vol. 1, "FXSAVE Area") as the first part of XSAVE's. */
+struct fxsave {
+	uint16_t fcw, fsw;
+	uint8_t ftw, reserved;
+	uint16_t fop;
+	uint64_t fip, fdp;
+	uint32_t mxcsr, mxcsr_mask;
+	uint8_t st[8][16], xmm[16][16];
+};
+
+union image {
+	struct fxsave fx;
+	uint8_t bytes[ENGINE_XSAVE_SIZE];
+	_Alignas(64) struct {
+		uint8_t legacy[FXSAVE_SIZE];
+		uint64_t xstate_bv;
+	} x;
+};
+
+void state_get_fpu(struct soft_vcpu *v, struct kvm_fpu *f)
+{
+	union image i;
+
+	engine_get_xsave(v->cpu, &i);
+	*f = (struct kvm_fpu){
+		.fcw = i.fx.fcw, .fsw = i.fx.fsw, .ftwx = i.fx.ftw, .last_opcode = i.fx.fop,
+		.last_ip = i.fx.fip, .last_dp = i.fx.fdp,
+	};
+	memcpy(f->fpr, i.fx.st, sizeof(f->fpr));
+	memcpy(f->xmm, i.fx.xmm, sizeof(f->xmm));
+}
+
+int state_set_fpu(struct soft_vcpu *v, const struct kvm_fpu *f)
+{
+	union image i;
+
+	engine_get_xsave(v->cpu, &i);
+	i.fx.fcw = f->fcw;
+	i.fx.fsw = f->fsw;
+	i.fx.ftw = f->ftwx;
+	i.fx.fop = f->last_opcode;
+	i.fx.fip = f->last_ip;
+	i.fx.fdp = f->last_dp;
+	memcpy(i.fx.st, f->fpr, sizeof(f->fpr));
+	memcpy(i.fx.xmm, f->xmm, sizeof(f->xmm));
+	i.x.xstate_bv |= 3;
+	return engine_set_xsave(v->cpu, &i);
+}
+
+void state_get_xsave(struct soft_vcpu *v, struct kvm_xsave *x)
+{
+	memset(x, 0, sizeof(*x));
+	engine_get_xsave(v->cpu, x->region);
+}
+
+int state_set_xsave(struct soft_vcpu *v, const struct kvm_xsave *x)
+{
+	union image i;
+
+	memcpy(&i, x->region, sizeof(i.bytes));
+	return engine_set_xsave(v->cpu, &i);
+}
+
+void state_get_xcrs(struct soft_vcpu *v, struct kvm_xcrs *x)
+{
+	x->nr_xcrs = 1;
+	x->flags = 0;
+	x->xcrs[0].xcr = 0;
+	x->xcrs[0].value = engine_get_xcr0(v->cpu);
+}
+
+int state_set_xcrs(struct soft_vcpu *v, const struct kvm_xcrs *x)
+{
+	if (x->nr_xcrs > KVM_MAX_XCRS || x->flags)
+		return -EINVAL;
+	for (uint32_t i = 0; i < x->nr_xcrs; i++)
+		if (!x->xcrs[i].xcr)
+			return engine_set_xcr0(v->cpu, x->xcrs[i].value) ? -EINVAL : 0;
+	return 0;
+}
+
+/* ---- debug registers and events -------------------------------------------------- */
+
+void state_get_debugregs(struct soft_vcpu *v, struct kvm_debugregs *d)
+{
+	struct engine_debugregs e;
+
+	engine_get_debugregs(v->cpu, &e);
+	memset(d, 0, sizeof(*d));
+	memcpy(d->db, e.db, sizeof(d->db));
+	d->dr6 = e.dr6;
+	d->dr7 = e.dr7;
+}
+
+int state_set_debugregs(struct soft_vcpu *v, const struct kvm_debugregs *d)
+{
+	struct engine_debugregs e = { .dr6 = d->dr6, .dr7 = d->dr7 };
+
+	if (d->flags || d->dr6 >> 32 || d->dr7 >> 32)
+		return -EINVAL;
+	memcpy(e.db, d->db, sizeof(e.db));
+	return engine_set_debugregs(v->cpu, &e);
+}
+
+void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
+{
+	struct engine_events ev;
+
+	engine_get_events(v->cpu, &ev);
+	memset(e, 0, sizeof(*e));
+	e->exception.injected = ev.exception.injected;
+	e->exception.nr = ev.exception.nr;
+	e->exception.has_error_code = ev.exception.has_error_code;
+	e->exception.error_code = ev.exception.error_code;
+	e->interrupt.injected = ev.interrupt.injected && !ev.interrupt.soft;
+	e->interrupt.nr = ev.interrupt.nr;
+	if (v->user_vector >= 0) {
+		e->interrupt.injected = 1;
+		e->interrupt.nr = (uint8_t)v->user_vector;
+	}
+	e->interrupt.shadow = ev.interrupt.shadow;
+	e->nmi.injected = ev.nmi.injected;
+	e->nmi.pending = ev.nmi.pending;
+	e->nmi.masked = ev.nmi.masked;
+	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+	if (v->vm->triple_fault_event)
+		e->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+}
+
+int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
+{
+	uint32_t known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
+			 KVM_VCPUEVENT_VALID_SHADOW;
+	struct engine_events ev, old;
+	int r;
+
+	if (v->vm->triple_fault_event)
+		known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	if (e->flags & ~known)
+		return -EINVAL;
+	if ((e->exception.injected || e->exception.pending) &&
+	    (e->exception.nr > 31 || e->exception.nr == 2))
+		return -EINVAL;
+	engine_get_events(v->cpu, &old);
+	memset(&ev, 0, sizeof(ev));
+	ev.exception.injected = e->exception.injected;
+	ev.exception.nr = e->exception.nr;
+	ev.exception.has_error_code = e->exception.has_error_code;
+	ev.exception.error_code = e->exception.error_code;
+	ev.interrupt.injected = e->interrupt.injected && v->has_lapic;
+	ev.interrupt.nr = e->interrupt.nr;
+	ev.interrupt.shadow = old.interrupt.shadow;
+	if (e->flags & KVM_VCPUEVENT_VALID_SHADOW)
+		ev.interrupt.shadow = e->interrupt.shadow;
+	ev.nmi.injected = e->nmi.injected;
+	ev.nmi.pending = old.nmi.pending;
+	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
+		ev.nmi.pending = e->nmi.pending;
+	ev.nmi.masked = e->nmi.masked;
+	r = engine_set_events(v->cpu, &ev);
+	if (r)
+		return r;
+	/* Without a local APIC an injected interrupt is one of KVM_INTERRUPT. */
+	if (!v->has_lapic)
+		v->user_vector = e->interrupt.injected ? e->interrupt.nr : -1;
+	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR && v->has_lapic)
+		v->lapic.sipi_vector = (uint8_t)e->sipi_vector;
+	return 0;
+}
+
+int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, uint32_t error)
+{
+	struct engine_events ev;
+
+	engine_get_events(v->cpu, &ev);
+	if (ev.exception.injected)
+		return -EBUSY;
+	ev.exception.injected = 1;
+	ev.exception.nr = vector;
+	ev.exception.has_error_code = has_error;
+	ev.exception.error_code = error;
+	return engine_set_events(v->cpu, &ev);
+}
+
+/* ---- activity --------------------------------------------------------------------- */
+
+void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m)
+{
+	m->mp_state = v->mp_state == KVM_MP_STATE_HALTED && v->unhalted ? KVM_MP_STATE_RUNNABLE
+									: v->mp_state;
+}
+
+int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
+{
+	switch (m->mp_state) {
+	case KVM_MP_STATE_RUNNABLE:
+		break;
+	case KVM_MP_STATE_UNINITIALIZED:
+	case KVM_MP_STATE_INIT_RECEIVED:
+	case KVM_MP_STATE_SIPI_RECEIVED:
+	case KVM_MP_STATE_HALTED:
+		if (v->has_lapic)
+			break;
+		/* fall through */
+	default:
+		return -EINVAL;
+	}
+	v->mp_state = m->mp_state;
+	if (m->mp_state == KVM_MP_STATE_SIPI_RECEIVED) {
+		v->mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		__atomic_fetch_or(&v->lapic.events, LAPIC_EVENT_SIPI, __ATOMIC_SEQ_CST);
+		vcpu_request(v, REQ_CPU);
+	}
+	return 0;
+}
+
+int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr)
+{
+	struct kvm_cpuid_entry2 *old = v->cpuid;
+	const struct kvm_cpuid_entry2 *sizes;
+	unsigned old_nr = v->nr_cpuid;
+	uint8_t phys = 36;
+
+	v->cpuid = e;
+	v->nr_cpuid = nr;
+	sizes = vcpu_cpuid_find(v, 0x80000008, 0);
+	if (sizes) {
+		unsigned linear = sizes->eax >> 8 & 0xff;
+
+		if (linear != 48 && linear != 57 && linear != 0) {
+			v->cpuid = old;
+			v->nr_cpuid = old_nr;
+			return -EINVAL;
+		}
+		phys = sizes->eax & 0xff;
+	}
+	free(old);
+	lapic_set_cpuid(&v->lapic, vcpu_cpuid_has(v, CPUID_X2APIC),
+			vcpu_cpuid_has(v, CPUID_TSC_DEADLINE),
+			vcpu_cpuid_has(v, CPUID_X2APIC) && vm_irqchip(v->vm) == IRQCHIP_SPLIT, phys);
+	engine_vcpu_cpuid_changed(v->cpu);
+	return 0;
+}

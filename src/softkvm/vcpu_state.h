@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT
+ * A vCPU's state between the UAPI's structs and the engine's. Under the vCPU's
+ * lock. Errors as the kernel: -EINVAL where a value cannot be.
+ */
+#ifndef BELFRY_SOFTKVM_VCPU_STATE_H
+#define BELFRY_SOFTKVM_VCPU_STATE_H
+
+#include "softkvm/vcpu.h"
+
+void state_get_regs(struct soft_vcpu *v, struct kvm_regs *r);
+void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r);
+void state_get_sregs(struct soft_vcpu *v, struct kvm_sregs *s);
+int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s) __must_check;
+void state_get_fpu(struct soft_vcpu *v, struct kvm_fpu *f);
+int state_set_fpu(struct soft_vcpu *v, const struct kvm_fpu *f) __must_check;
+void state_get_xsave(struct soft_vcpu *v, struct kvm_xsave *x);
+int state_set_xsave(struct soft_vcpu *v, const struct kvm_xsave *x) __must_check;
+void state_get_xcrs(struct soft_vcpu *v, struct kvm_xcrs *x);
+int state_set_xcrs(struct soft_vcpu *v, const struct kvm_xcrs *x) __must_check;
+void state_get_debugregs(struct soft_vcpu *v, struct kvm_debugregs *d);
+int state_set_debugregs(struct soft_vcpu *v, const struct kvm_debugregs *d) __must_check;
+void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e);
+int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e) __must_check;
+void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m);
+int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m) __must_check;
+/* KVM_SET_CPUID2's entries, taken over on success. */
+int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr) __must_check;
+/* Queue an exception: -EBUSY if one is queued. */
+int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, uint32_t error)
+	__must_check;
+
+#endif
