@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/base.h"
 #include <poll.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 struct posted {
 	void (*fn)(void *arg);
 	void *arg;
+	bool heap; /* else its caller's, who waits for it */
 	struct posted *next;
 };
 
@@ -18,11 +18,13 @@ struct loop {
 	int epfd;
 	struct notifier wake;
 	struct loop_watch wake_watch;
-	pthread_mutex_t lock;             /* posted list, and `running` against loop_call() */
+	pthread_mutex_t lock;             /* innermost: no callback runs under it */
+	pthread_cond_t turn;              /* owner or running changed */
 	struct posted *posted, **tail;    /* guarded by lock */
-	bool running;                     /* guarded by lock */
+	bool running;                     /* guarded by lock: posted calls are served */
 	_Atomic bool stop;
-	_Atomic pid_t owner;              /* thread that runs the loop, 0 if none */
+	/* Thread that runs the loop, or acts in its place while it stands; 0: none. Set under lock. */
+	_Atomic pid_t owner;
 	pthread_t thread;                 /* loop_thread_start() */
 	bool has_thread;
 	struct loop_timer *timers;        /* sorted by deadline; owner rule */
@@ -48,9 +50,26 @@ static bool run_posted(struct loop *l)
 		mutex_unlock(&l->lock);
 		if (!p)
 			return any;
+		bool heap = p->heap;
+
 		p->fn(p->arg);
-		free(p);
+		if (heap)
+			free(p);
 	}
+}
+
+/* A loop that stands belongs to one thread at a time too. */
+static void turn_take_locked(struct loop *l)
+{
+	while (atomic_load(&l->owner))
+		pthread_cond_wait(&l->turn, &l->lock);
+	atomic_store(&l->owner, thread_id());
+}
+
+static void turn_end_locked(struct loop *l)
+{
+	atomic_store(&l->owner, 0);
+	pthread_cond_broadcast(&l->turn);
 }
 
 static void on_wake(void *arg, uint32_t events)
@@ -76,7 +95,8 @@ int loop_create(struct loop **out)
 	r = notifier_create(&l->wake, 0, 0);
 	if (r)
 		goto close_epoll;
-	mutex_init_recursive(&l->lock); /* loop_call() may act under it, and post */
+	mutex_init(&l->lock);
+	pthread_cond_init(&l->turn, NULL);
 	l->tail = &l->posted;
 	l->wake_watch = (struct loop_watch){
 		.fd = l->wake.fd, .events = EPOLLIN, .ready = on_wake, .arg = l,
@@ -88,6 +108,7 @@ int loop_create(struct loop **out)
 	return 0;
 
 destroy_wake:
+	pthread_cond_destroy(&l->turn);
 	mutex_destroy(&l->lock);
 	notifier_destroy(&l->wake);
 close_epoll:
@@ -106,9 +127,11 @@ void loop_destroy(struct loop *l)
 		struct posted *p = l->posted;
 
 		l->posted = p->next;
-		free(p);
+		if (p->heap)
+			free(p);
 	}
 	notifier_destroy(&l->wake);
+	pthread_cond_destroy(&l->turn);
 	mutex_destroy(&l->lock);
 	close(l->epfd);
 	free(l);
@@ -199,12 +222,12 @@ int loop_run(struct loop *l)
 	struct timespec ts;
 
 	mutex_lock(&l->lock);
-	if (l->running) {
+	if (l->running || loop_is_current(l)) {
 		mutex_unlock(&l->lock);
 		return -EBUSY;
 	}
 	l->running = true;
-	atomic_store(&l->owner, thread_id());
+	turn_take_locked(l);
 	mutex_unlock(&l->lock);
 
 	while (!atomic_load(&l->stop)) {
@@ -224,11 +247,13 @@ int loop_run(struct loop *l)
 
 	mutex_lock(&l->lock);
 	l->running = false;
-	atomic_store(&l->owner, 0);
 	atomic_store(&l->stop, false);
 	mutex_unlock(&l->lock);
 	/* Calls posted between the stop and here must not wait for a loop that is gone. */
 	(void)run_posted(l);
+	mutex_lock(&l->lock);
+	turn_end_locked(l);
+	mutex_unlock(&l->lock);
 	return 0;
 }
 
@@ -243,15 +268,35 @@ void loop_wake(struct loop *l)
 	(void)notifier_signal(&l->wake);
 }
 
+/* run_posted() also where the loop stands and others may want to act in its place. */
+static bool serve_posted(struct loop *l)
+{
+	bool mine = loop_is_current(l), any;
+
+	if (!mine) {
+		mutex_lock(&l->lock);
+		turn_take_locked(l);
+		mutex_unlock(&l->lock);
+	}
+	any = run_posted(l);
+	if (!mine) {
+		mutex_lock(&l->lock);
+		turn_end_locked(l);
+		mutex_unlock(&l->lock);
+	}
+	return any;
+}
+
 void loop_serve(struct loop *l)
 {
 	struct pollfd p = { .fd = l->wake.fd, .events = POLLIN };
 
 	/* We may be inside a posted call, with others behind it whose wake-up is drained already. */
-	if (run_posted(l))
+	if (serve_posted(l))
 		return;
 	(void)poll(&p, 1, -1);
-	on_wake(l, EPOLLIN);
+	notifier_drain(&l->wake);
+	(void)serve_posted(l);
 }
 
 static void *loop_thread(void *arg)
@@ -295,7 +340,7 @@ int loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
 
 	if (!p)
 		return -ENOMEM;
-	*p = (struct posted){ .fn = fn, .arg = arg };
+	*p = (struct posted){ .fn = fn, .arg = arg, .heap = true };
 	mutex_lock(&l->lock);
 	enqueue_locked(l, p);
 	mutex_unlock(&l->lock);
@@ -325,34 +370,28 @@ static void run_call(void *arg)
 void loop_call(struct loop *l, void (*fn)(void *arg), void *arg)
 {
 	struct call c = { .fn = fn, .arg = arg };
-	struct posted *p;
+	struct posted p = { .fn = run_call, .arg = &c };
 
 	if (loop_is_current(l)) {
 		fn(arg);
 		return;
 	}
-	p = malloc(sizeof(*p));
 	mutex_lock(&l->lock);
-	if (!l->running || !p) {
-		/* Nobody runs it: the lock keeps it so while we act in its place. Without memory
-		 * for the message there is no better way left either. */
-		bool idle = !l->running;
-
-		if (idle) {
-			free(p);
-			fn(arg);
-			mutex_unlock(&l->lock);
-			return;
-		}
+	/* Whoever acts for the standing loop may be about to run it: look again after each turn. */
+	while (!l->running && atomic_load(&l->owner))
+		pthread_cond_wait(&l->turn, &l->lock);
+	if (!l->running) {
+		turn_take_locked(l);
 		mutex_unlock(&l->lock);
-		while (!(p = malloc(sizeof(*p))))
-			sched_yield();
+		fn(arg);
 		mutex_lock(&l->lock);
+		turn_end_locked(l);
+		mutex_unlock(&l->lock);
+		return;
 	}
 	mutex_init(&c.lock);
 	pthread_cond_init(&c.done_cond, NULL);
-	*p = (struct posted){ .fn = run_call, .arg = &c };
-	enqueue_locked(l, p);
+	enqueue_locked(l, &p);
 	mutex_unlock(&l->lock);
 	(void)notifier_signal(&l->wake);
 

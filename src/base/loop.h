@@ -59,15 +59,16 @@ int loop_thread_start(struct loop *l, const char *name) __must_check;
 /* Stop and join that thread; not from the loop itself. Harmless if none runs. */
 void loop_thread_stop(struct loop *l);
 
-/* True on the thread that runs l. */
+/* True on the thread that runs l, or acts in its place just now (loop_call(), loop_serve()). */
 bool loop_is_current(const struct loop *l);
 
 /* Run fn(arg) on the loop's thread soon. Any thread. -ENOMEM. */
 int loop_post(struct loop *l, void (*fn)(void *arg), void *arg) __must_check;
 /*
  * Run fn(arg) on the loop's thread and wait for it; at once if the caller is
- * that thread or no thread runs the loop. The caller must hold no lock that a
- * callback of the loop may take.
+ * that thread. If no thread runs the loop the caller acts in its place, one
+ * thread at a time. The caller must hold no lock that a callback of the loop
+ * may take.
  */
 void loop_call(struct loop *l, void (*fn)(void *arg), void *arg);
 

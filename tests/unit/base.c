@@ -311,6 +311,81 @@ static void loop_serves(void **state)
 	loop_destroy(x.l);
 }
 
+/* Everybody who acts for a loop that stands, one at a time. */
+struct standing {
+	struct loop *l;
+	pthread_mutex_t chip;   /* a device's lock: callbacks take it, its holders post */
+	_Atomic int inside;
+	_Atomic bool overlapped, called, posted;
+};
+
+static void act(void *arg)
+{
+	struct standing *x = arg;
+
+	if (atomic_fetch_add(&x->inside, 1))
+		x->overlapped = true;
+	/* Until the others had their chance to come in between. */
+	for (int i = 0; i < 200 && !x->called; i++)
+		usleep(100);
+	mutex_lock(&x->chip);
+	mutex_unlock(&x->chip);
+	atomic_fetch_sub(&x->inside, 1);
+}
+
+static void act_called(void *arg)
+{
+	struct standing *x = arg;
+
+	if (atomic_load(&x->inside))
+		x->overlapped = true;
+	x->called = true;
+}
+
+static void *call_inside(void *arg)
+{
+	struct standing *x = arg;
+
+	while (!x->inside)
+		sched_yield();
+	loop_call(x->l, act_called, x);
+	return NULL;
+}
+
+static void *post_locked(void *arg)
+{
+	struct standing *x = arg;
+
+	mutex_lock(&x->chip);
+	while (!x->inside)
+		sched_yield();
+	usleep(1000);
+	assert_int_equal(loop_post(x->l, act_called, x), 0);
+	x->posted = true;
+	mutex_unlock(&x->chip);
+	return NULL;
+}
+
+/* What was posted is run by loop_serve() while another thread calls the same standing loop. */
+static void loop_stands(void **state)
+{
+	struct standing x = { 0 };
+	pthread_t caller, poster;
+
+	assert_int_equal(loop_create(&x.l), 0);
+	mutex_init(&x.chip);
+	assert_int_equal(loop_post(x.l, act, &x), 0);
+	assert_int_equal(thread_create(&caller, "caller", call_inside, &x), 0);
+	assert_int_equal(thread_create(&poster, "poster", post_locked, &x), 0);
+	while (!x.called || !x.posted)
+		loop_serve(x.l);
+	thread_join(caller);
+	thread_join(poster);
+	assert_false(x.overlapped);
+	mutex_destroy(&x.chip);
+	loop_destroy(x.l);
+}
+
 static void errors(void **state)
 {
 	struct err e;
@@ -340,6 +415,7 @@ int main(void)
 		cmocka_unit_test(loop_timers),
 		cmocka_unit_test(loop_calls),
 		cmocka_unit_test(loop_serves),
+		cmocka_unit_test(loop_stands),
 		cmocka_unit_test(errors),
 	};
 
