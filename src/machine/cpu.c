@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #define KICK_SIGNAL SIGRTMIN
+#define MAX_FINISH  4096
 
 static void on_kick(int sig)
 {
@@ -65,12 +66,19 @@ static void set_immediate_exit(struct cpu *c, uint8_t value)
 /*
  * An exit may leave an instruction half done inside the KVM half (the data of
  * an IN not yet in its register). Entering with immediate_exit finishes it and
- * comes straight back, so that the state can be read or replaced.
+ * comes straight back, so that the state can be read or replaced. Finishing one
+ * access may bring the next of the same instruction (REP OUTS, 16 bytes to
+ * MMIO): an exit as any other. The kernel makes at most 1,024 of them before it
+ * looks at immediate_exit; a KVM half that never looks must not hang a pause.
  */
 static void finish_exit(struct cpu *c)
 {
-	set_immediate_exit(c, 1);
-	(void)!vcpu_run(&c->vcpu);
+	for (unsigned i = 0; i < MAX_FINISH; i++) {
+		set_immediate_exit(c, 1);
+		if (vcpu_run(&c->vcpu))
+			return;
+		cpu_handle_exit(c);
+	}
 }
 
 /* Stay out while asked to. Returns false when the thread shall end. */

@@ -407,6 +407,81 @@ static void pause_serves_calls(void **state)
 	bed_free(b);
 }
 
+/*
+ * A string of accesses by one instruction, as REP OUTS: finishing one brings
+ * the next, whatever immediate_exit says, until the instruction is done.
+ */
+#define STRING 16
+
+struct string {
+	struct bed *b;
+	unsigned left;          /* accesses of the instruction still to come; the vCPU's thread */
+	_Atomic uint64_t made;
+	struct region r;
+	_Atomic uint64_t seen;
+};
+
+static int string_run(void *arg, unsigned id, struct kvm_run *run)
+{
+	struct string *x = arg;
+
+	if (!x->left)
+		x->left = STRING;
+	x->left--;
+	x->made++;
+	run->exit_reason = KVM_EXIT_IO;
+	fill_out(run);
+	return 0;
+}
+
+static void string_write(void *arg, uint64_t off, uint64_t value, unsigned len)
+{
+	((struct string *)arg)->seen++;
+}
+
+static const struct region_ops string_ops = { .write = string_write };
+
+/* The fake half finishes an exit before it looks at immediate_exit; its own check comes first. */
+static int string_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
+{
+	struct fake_kvm *k = ctx;
+	struct string *x = k->run_arg;
+
+	if (request == KVM_RUN && x->left)
+		return string_run(x, 0, x->b->m->cpus[0].vcpu.run);
+	return k->api.ops->ioctl(ctx, fd, request, arg);
+}
+
+static void pause_finishes_strings(void **state)
+{
+	struct bed *b = bed_new(1);
+	struct string x = { .b = b };
+	struct kvmapi_ops ops = *b->kvm.api.ops;
+
+	ops.ioctl = string_ioctl;
+	b->m->sys.api.ops = &ops;
+	b->kvm.run = string_run;
+	b->kvm.run_arg = &x;
+	x.r = (struct region){
+		.name = "string", .space = SPACE_PIO, .base = 0x80, .size = 1, .enabled = true,
+		.ops = &string_ops, .arg = &x,
+	};
+	assert_int_equal(region_add(b->m->map, &x.r), 0);
+	start(b);
+	for (int i = 0; i < 500; i++) {
+		usleep(i % 7 * 10u);
+		machine_pause(b->m);
+		/* Nothing is left half done, and the device has seen every access. */
+		assert_int_equal(x.left, 0);
+		assert_int_equal(x.seen, x.made);
+		machine_resume(b->m);
+	}
+	assert_true(x.made > STRING);
+	machine_request(b->m, MACHINE_QUIT);
+	assert_int_equal(machine_run(b->m), MACHINE_QUIT);
+	bed_free(b);
+}
+
 static void create_failures(void **state)
 {
 	static const unsigned long requests[] = {
@@ -515,6 +590,7 @@ int main(void)
 		cmocka_unit_test(run_fails),
 		cmocka_unit_test(pause_rounds),
 		cmocka_unit_test(pause_serves_calls),
+		cmocka_unit_test(pause_finishes_strings),
 		cmocka_unit_test(create_failures),
 		cmocka_unit_test(no_device_node),
 		cmocka_unit_test(ram_accessors),
