@@ -14,6 +14,19 @@ static void describe(struct cpu *c)
 		log_error(&c->machine->log, "%s", line);
 }
 
+/*
+ * The vCPU has come to an end that only the main loop can follow: have it wait
+ * here to be held. Entering the guest again would repeat the end, or go on
+ * from nowhere (AMD's KVM starts a vCPU anew after a triple fault).
+ */
+static void stand(struct cpu *c)
+{
+	mutex_lock(&c->lock);
+	c->hold = true;
+	atomic_store(&c->want_out, true);
+	mutex_unlock(&c->lock);
+}
+
 static void fail(struct cpu *c, const char *what)
 {
 	/* One vCPU's story is enough: the others are held right after. */
@@ -21,12 +34,8 @@ static void fail(struct cpu *c, const char *what)
 		log_error(&c->machine->log, "vCPU %u cannot go on: %s", c->index, what);
 		describe(c);
 	}
+	stand(c);
 	machine_request(c->machine, MACHINE_FAILED);
-	/* Wait here to be held: entering the guest again would only repeat it. */
-	atomic_store(&c->want_out, true);
-	mutex_lock(&c->lock);
-	c->hold = true;
-	mutex_unlock(&c->lock);
 }
 
 void cpu_run_failed(struct cpu *c, int error)
@@ -91,6 +100,7 @@ static void exit_shutdown(struct cpu *c)
 	}
 	log_warn(&m->log, "vCPU %u: triple fault, the machine resets", c->index);
 	describe(c);
+	stand(c);
 	machine_request(m, MACHINE_RESET);
 }
 
@@ -98,9 +108,11 @@ static void exit_system_event(struct cpu *c)
 {
 	switch (c->vcpu.run->system_event.type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
+		stand(c);
 		machine_request(c->machine, MACHINE_POWEROFF);
 		break;
 	case KVM_SYSTEM_EVENT_RESET:
+		stand(c);
 		machine_request(c->machine, MACHINE_RESET);
 		break;
 	default:

@@ -482,6 +482,38 @@ static void pause_finishes_strings(void **state)
 	bed_free(b);
 }
 
+/* A triple fault that the KVM half answers by starting the vCPU at its reset vector: AMD's does. */
+static int fault_run(void *arg, unsigned id, struct kvm_run *run)
+{
+	struct bed *b = arg;
+
+	if (id || atomic_load((_Atomic uint8_t *)&run->immediate_exit) || b->reason < 0)
+		return guest_run(arg, id, run);
+	b->exits++;
+	run->exit_reason = b->exits == 1 ? KVM_EXIT_SHUTDOWN : KVM_EXIT_INTERNAL_ERROR;
+	return 0;
+}
+
+static void triple_fault_stops_the_cpu(void **state)
+{
+	struct bed *b = bed_new(2);
+	struct resettable x = { .dev.ops = &rs_ops, .b = b };
+	pthread_t t;
+
+	b->kvm.run = fault_run;
+	machine_add_device(b->m, &x.dev);
+	start(b);
+	b->reason = KVM_EXIT_SHUTDOWN;
+	/* The main loop is late: the vCPU must not go on meanwhile. */
+	usleep(20000);
+	assert_int_equal(b->exits, 1);
+	assert_int_equal(thread_create(&t, "quit", quit_later, &x), 0);
+	assert_int_equal(machine_run(b->m), MACHINE_QUIT);
+	thread_join(t);
+	assert_int_equal(x.resets, 2);
+	bed_free(b);
+}
+
 static void create_failures(void **state)
 {
 	static const unsigned long requests[] = {
@@ -591,6 +623,7 @@ int main(void)
 		cmocka_unit_test(pause_rounds),
 		cmocka_unit_test(pause_serves_calls),
 		cmocka_unit_test(pause_finishes_strings),
+		cmocka_unit_test(triple_fault_stops_the_cpu),
 		cmocka_unit_test(create_failures),
 		cmocka_unit_test(no_device_node),
 		cmocka_unit_test(ram_accessors),
