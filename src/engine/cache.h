@@ -29,6 +29,7 @@ struct site {
 	uint16_t size;
 	uint8_t write;	  /* ACC_W also checks write */
 	uint8_t mode;	  /* enum tlb_mode */
+	uint8_t cls;	  /* part of the table */
 	uint8_t flags_saved; /* guest flags are in flsave */
 };
 

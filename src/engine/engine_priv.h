@@ -93,8 +93,10 @@ enum {
 enum tlb_mode { TM_SUP, TM_SUP_AC, TM_USER, TM_COUNT };
 enum { TLB_R, TLB_W };
 
-#define TLB_BITS   9
-#define TLB_SIZE   (1u << TLB_BITS)
+#define TLB_WAY_BITS 8
+#define TLB_WAY	   (1u << TLB_WAY_BITS) /* entries of a class */
+#define TLB_CLASSES 4u /* by base register: arrays walked together do not evict each other */
+#define TLB_SIZE   (TLB_WAY * TLB_CLASSES)
 #define ITLB_BITS  8
 #define ITLB_SIZE  (1u << ITLB_BITS)
 #define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
@@ -413,6 +415,8 @@ struct pageref {
 	struct slot *slot;
 };
 int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, struct pageref *r);
+int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, unsigned int cls,
+		   struct pageref *r);
 struct mref {
 	uint64_t lin;
 	void *ptr;	/* where the instruction finds the operand */

@@ -38,9 +38,9 @@ void slot_dirty(struct slot *s, gpa_t gpa)
 		__atomic_fetch_or(&s->dirty[page / 64], 1ull << (page % 64), __ATOMIC_SEQ_CST);
 }
 
-static inline unsigned int tlb_index(uint64_t lin)
+static inline unsigned int tlb_index(uint64_t lin, unsigned int cls)
 {
-	return (unsigned int)(lin >> 12) & (TLB_SIZE - 1);
+	return cls * TLB_WAY + ((unsigned int)(lin >> 12) & (TLB_WAY - 1));
 }
 
 static void table_clear(struct tlb_entry *t)
@@ -89,7 +89,7 @@ void tlb_flush_nonglobal(struct engine_vcpu *v)
 void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 {
 	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
-	unsigned int i = tlb_index(lin), k = (unsigned int)tag & (ITLB_SIZE - 1);
+	unsigned int k = (unsigned int)tag & (ITLB_SIZE - 1);
 
 	if (lin >= v->large[lin >> 63].lo && lin < v->large[lin >> 63].hi) {
 		/* part of a larger page: its other fragments must go too */
@@ -98,8 +98,9 @@ void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 	}
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
 		for (unsigned int w = 0; w < 2; w++)
-			if (v->tlb[m][w][i].tag == tag)
-				v->tlb[m][w][i].tag = TLB_NOTAG;
+			for (unsigned int c = 0; c < TLB_CLASSES; c++)
+				if (v->tlb[m][w][tlb_index(lin, c)].tag == tag)
+					v->tlb[m][w][tlb_index(lin, c)].tag = TLB_NOTAG;
 		if (v->itlb[m][k].tag == tag) {
 			v->itlb[m][k].tag = TLB_NOTAG;
 			v->itlb_key[m][k] = ~0ull;
@@ -132,10 +133,10 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 		}
 }
 
-static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin, uint8_t *host,
-		    const struct walk *wk)
+static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin, unsigned int cls,
+		    uint8_t *host, const struct walk *wk)
 {
-	unsigned int i = tlb_index(lin);
+	unsigned int i = tlb_index(lin, cls);
 
 	if (!wk->global && v->nglog_n[m][w] >= TLB_SIZE) {
 		/* the log is full: empty it the long way */
@@ -158,9 +159,10 @@ static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin,
 }
 
 /* Find the page for C and fill the table if translated code may use it directly. */
-int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, struct pageref *r)
+int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, unsigned int cls,
+		   struct pageref *r)
 {
-	struct tlb_entry *t = &v->tlb[m][write ? TLB_W : TLB_R][tlb_index(lin)];
+	struct tlb_entry *t = &v->tlb[m][write ? TLB_W : TLB_R][tlb_index(lin, cls)];
 	struct walk w;
 	int x;
 
@@ -184,16 +186,21 @@ int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, s
 		lin &= 0xffffffffu;
 	v->stats.tlb_fills++;
 	if (!write) {
-		tlb_set(v, m, TLB_R, lin, r->host - (lin & 4095), &w);
+		tlb_set(v, m, TLB_R, lin, cls, r->host - (lin & 4095), &w);
 		return X_NEXT;
 	}
 	if (page_take_write(v, r->slot, w.gpa)) {
 		/* the tag first, the mark after: a scan of the marks then finds either the
 		 * mark or no tag (docs/ENGINE.md, "Dirty log") */
-		tlb_set(v, m, TLB_W, lin, r->host - (lin & 4095), &w);
+		tlb_set(v, m, TLB_W, lin, cls, r->host - (lin & 4095), &w);
 	}
 	slot_dirty(r->slot, w.gpa);
 	return X_NEXT;
+}
+
+int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, struct pageref *r)
+{
+	return page_get_class(v, lin, write, m, 0, r);
 }
 
 struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
@@ -241,11 +248,11 @@ struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
 void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 {
 	struct site *s = &v->cache->sites[site];
-	struct tlb_entry *t = &v->tlb[s->mode][s->write ? TLB_W : TLB_R][tlb_index(lin)];
+	struct tlb_entry *t = &v->tlb[s->mode][s->write ? TLB_W : TLB_R][tlb_index(lin, s->cls)];
 	struct pageref r;
 
 	if ((lin & 4095) + s->size <= 4096 && is_canonical(lin) &&
-	    page_get(v, lin, s->write, s->mode, &r) == X_NEXT &&
+	    page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
 	    t->tag == (uint64_t)((int64_t)lin >> 12))
 		return cache_rx(v->cache, s->retry);
 	/* MMIO, a page with code, two pages or a fault: C executes the instruction */

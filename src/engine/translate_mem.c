@@ -114,12 +114,29 @@ static enum tlb_mode tlb_mode_of(uint32_t mode)
 	return (mode & MODE_CPL) == 3 ? TM_USER : mode & MODE_AC ? TM_SUP_AC : TM_SUP;
 }
 
+/* Which part of the table an operand uses: by its base register, the stack by itself. */
+static unsigned int tlb_class(const struct hmem *x, bool constant)
+{
+	static const uint8_t of[16] = {
+		[H_AX] = 1, [H_CX] = 2, [H_DX] = 3, [H_BX] = 1, [H_BP] = 0, [H_SI] = 2, [H_DI] = 3,
+		[H_8] = 1, [S0] = 2, [S1] = 3, [S2] = 1, [H_12] = 2, [H_13] = 3, [H_14] = 1, [HRSP] = 0,
+	};
+	int r = x->base >= 0 ? x->base : x->index;
+
+	if (constant || r < 0)
+		return 3;
+	/* two arrays off one register: a large displacement is another class */
+	return of[r] ^ (x->disp > 2047 || x->disp < -2048 ? 2u : 0u);
+}
+
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
 		 unsigned int size, bool write, bool one, struct hmem *out)
 {
 	enum tlb_mode tm = tlb_mode_of(t->mode);
+	unsigned int cls = tlb_class(&x, constant);
 	int32_t table = (int32_t)offsetof(struct engine_vcpu, tlb[0][0][0]) +
-			(int32_t)((tm * 2 + (write ? TLB_W : TLB_R)) * TLB_SIZE * sizeof(struct tlb_entry));
+			(int32_t)(((tm * 2 + (write ? TLB_W : TLB_R)) * TLB_SIZE + cls * TLB_WAY) *
+				  sizeof(struct tlb_entry));
 	struct emit *e = &t->e;
 	struct late *l = &t->late[t->n_late];
 	struct site *s = &t->c->sites[t->c->n_sites];
@@ -138,12 +155,12 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 	*l = (struct late){.site = t->c->n_sites++, .constant = constant, .value = value, .expr = x,
 			   .in_s0 = !constant && x.base == S0 && x.disp == 0};
 	*s = (struct site){.rip = t->rip, .retry = tr_off(t), .size = (uint16_t)size, .write = write,
-			   .mode = (uint8_t)tm, .flags_saved = t->saved};
+			   .mode = (uint8_t)tm, .cls = (uint8_t)cls, .flags_saved = t->saved};
 	t->n_late++;
 	if (constant) {
 		int64_t page = (int64_t)value >> 12;
 
-		tag.disp = table + (int32_t)((page & (TLB_SIZE - 1)) * 16);
+		tag.disp = table + (int32_t)((page & (TLB_WAY - 1)) * 16);
 		if (page == (int32_t)page) {
 			e_rm(e, 0x81, true, 7, &tag);
 			e4(e, (uint32_t)page);
@@ -170,7 +187,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		else
 			e_mov_rr(e, S2, S1);
 		e_shift(e, 5, S1, 8);
-		e_alu_imm(e, 4, false, S1, (TLB_SIZE - 1) << 4);
+		e_alu_imm(e, 4, false, S1, (TLB_WAY - 1) << 4);
 		e_shift(e, 7, S2, 12);
 		tag.base = S1;
 		tag.disp = table;
