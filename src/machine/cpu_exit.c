@@ -100,7 +100,6 @@ static void exit_shutdown(struct cpu *c)
 	}
 	log_warn(&m->log, "vCPU %u: triple fault, the machine resets", c->index);
 	describe(c);
-	stand(c);
 	machine_request(m, MACHINE_RESET);
 }
 
@@ -108,11 +107,9 @@ static void exit_system_event(struct cpu *c)
 {
 	switch (c->vcpu.run->system_event.type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
-		stand(c);
 		machine_request(c->machine, MACHINE_POWEROFF);
 		break;
 	case KVM_SYSTEM_EVENT_RESET:
-		stand(c);
 		machine_request(c->machine, MACHINE_RESET);
 		break;
 	default:
@@ -208,4 +205,10 @@ void cpu_handle_exit(struct cpu *c)
 		handlers[reason](c);
 	else
 		exit_unasked(c);
+	/*
+	 * A reset or power-off, by a port or by the exit itself, holds from here:
+	 * a guest that runs on tries the next way, and Linux's last is a triple fault.
+	 */
+	if (atomic_load(&c->machine->request) != MACHINE_RUNNING)
+		stand(c);
 }

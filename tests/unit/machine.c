@@ -514,6 +514,40 @@ static void triple_fault_stops_the_cpu(void **state)
 	bed_free(b);
 }
 
+static void reset_write(void *arg, uint64_t off, uint64_t value, unsigned len)
+{
+	machine_request(arg, MACHINE_RESET);
+}
+
+static const struct region_ops reset_ops = { .write = reset_write };
+
+static void port_reset_stops_the_cpu(void **state)
+{
+	struct bed *b = bed_new(2);
+	struct resettable x = { .dev.ops = &rs_ops, .b = b };
+	struct region r = {
+		.name = "reset", .space = SPACE_PIO, .base = 0x80, .size = 1, .enabled = true,
+		.ops = &reset_ops, .arg = b->m,
+	};
+	pthread_t t;
+
+	assert_int_equal(region_add(b->m->map, &r), 0);
+	machine_add_device(b->m, &x.dev);
+	b->fill = fill_out;
+	start(b);
+	b->reason = KVM_EXIT_IO;
+	while (!b->exits)
+		usleep(100);
+	/* The main loop is late: the guest must not get to what comes after its reset. */
+	usleep(20000);
+	assert_int_equal(b->exits, 1);
+	assert_int_equal(thread_create(&t, "quit", quit_later, &x), 0);
+	assert_int_equal(machine_run(b->m), MACHINE_QUIT);
+	thread_join(t);
+	assert_int_equal(x.resets, 2);
+	bed_free(b);
+}
+
 static void create_failures(void **state)
 {
 	static const unsigned long requests[] = {
@@ -624,6 +658,7 @@ int main(void)
 		cmocka_unit_test(pause_serves_calls),
 		cmocka_unit_test(pause_finishes_strings),
 		cmocka_unit_test(triple_fault_stops_the_cpu),
+		cmocka_unit_test(port_reset_stops_the_cpu),
 		cmocka_unit_test(create_failures),
 		cmocka_unit_test(no_device_node),
 		cmocka_unit_test(ram_accessors),
