@@ -82,21 +82,32 @@ static void *timer_thread(void *p)
 	return NULL;
 }
 
+/* THR is always empty: an edge for each write while the guest wants to know. */
+static void uart_irq(struct box *b)
+{
+	(void)i8259_set_line(&b->pic, 4, 0, false);
+	if (b->uart[1] & 2)
+		(void)i8259_set_line(&b->pic, 4, 0, true);
+}
+
 static void uart_write(struct box *b, unsigned int reg, uint8_t val)
 {
 	if (reg == 0 && !(b->uart[3] & 0x80)) {
 		if (!(b->uart[4] & 0x10))
 			(void)!write(1, &val, 1);
+		uart_irq(b);
 		return;
 	}
 	b->uart[reg] = val;
+	if (reg == 1)
+		uart_irq(b);
 }
 
 static uint8_t uart_read(struct box *b, unsigned int reg)
 {
 	switch (reg) {
 	case 2:
-		return 0xc1;
+		return b->uart[1] & 2 ? 0xc2 : 0xc1;
 	case 5:
 		return 0x60;
 	case 6:

@@ -137,12 +137,9 @@ static bool thunk_emit(struct engine_vcpu *v, struct insn_slot *s, const struct 
 static int thunk_enter(struct engine_vcpu *v, struct insn_slot *s, const struct insn *in)
 {
 	struct cache *c = v->cache;
-	enter_fn *enter = (enter_fn *)cache_rx(c, c->s_enter);
 
-	if (in->need)
-		fpu_get(v);
 	v->in_thunk = 1;
-	enter(v, c->rx + (thunk_rw(v, s) - c->rw));
+	code_enter(v, c->rx + (thunk_rw(v, s) - c->rw), in->need);
 	v->in_thunk = 0;
 	if (v->exit_code == EXITC_THUNK)
 		return X_NEXT;
@@ -182,6 +179,15 @@ static int x87_pending(struct engine_vcpu *v, const struct insn *in, int r)
 	return r;
 }
 
+/* FIP and FDP of the environment are those of the thunk: not the guest's business. */
+static void x87_pointers_clear(const struct insn *in, uint8_t *env)
+{
+	if (in->opsize == 2)
+		bytes_zero(env + 6, 8);
+	else
+		bytes_zero(env + 12, 16);
+}
+
 static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 {
 	const struct insn *in = &s->in;
@@ -215,6 +221,8 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 	if (!r) {
 		v->bounce = (uint8_t *)m.ptr - dist; /* the instruction adds it again */
 		r = thunk_enter(v, s, in);
+		if (in->mnem == ZYDIS_MNEMONIC_FNSTENV || in->mnem == ZYDIS_MNEMONIC_FNSAVE)
+			x87_pointers_clear(in, m.ptr);
 		if (!r)
 			r = gmem_close(v, &m);
 	}

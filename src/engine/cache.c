@@ -161,6 +161,7 @@ int cache_create(struct engine_vcpu *v)
 	if (!c->rw || !c->rx || !c->blocks || !c->links || !c->sites || !c->faults)
 		goto fail;
 	stubs_emit(c);
+	v->enter_stub = cache_rx(c, c->s_enter);
 	c->thunks = 4096;
 	c->base = (c->thunks + INSN_CACHE * THUNK_SIZE + 63) & ~63u;
 	c->pos = c->base;
@@ -307,6 +308,7 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 		p->gpa = gpa;
 		p->blocks = NULL;
 		p->granules = 0;
+		p->spared = 0;
 		p->next = NULL;
 		*slot = p;
 	}
@@ -379,6 +381,19 @@ static void page_drop(struct engine_vcpu *v, struct code_page **slot)
 	*slot = p->next;
 	p->next = c->free_pages;
 	c->free_pages = p;
+}
+
+bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len)
+{
+	struct code_page *p = *page_slot(v->cache, gpa & PAGE_MASK_);
+	unsigned int from = (unsigned int)(gpa & 4095), to = from + len - 1;
+
+	if (!p || to > 4095 || p->spared++ >= 256)
+		return false;
+	for (unsigned int g = from / 64; g <= to / 64; g++)
+		if (p->granules >> g & 1)
+			return false;
+	return true;
 }
 
 void cache_drop_page(struct engine_vcpu *v, gpa_t gpa)

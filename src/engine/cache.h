@@ -67,6 +67,7 @@ struct code_page {
 	struct block *blocks;
 	struct code_page *next;
 	uint64_t granules;	/* 64 bytes each: which hold code */
+	unsigned int spared;	/* stores beside code so far */
 	uint8_t copy[4096];	/* what the blocks were made from */
 };
 
@@ -98,6 +99,8 @@ int cache_create(struct engine_vcpu *v);
 void cache_destroy(struct engine_vcpu *v);
 void cache_flush(struct engine_vcpu *v);	     /* forget all blocks */
 void cache_drop_page(struct engine_vcpu *v, gpa_t gpa);
+/* A store of len bytes at gpa touches no code, and there were not too many such. */
+bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len);
 void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host);
 
 /* The block for (gpa, rip, mode), NULL if there is none. */

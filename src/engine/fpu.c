@@ -14,7 +14,7 @@
 #define OFF_XCOMP 520
 #define OFF_YMM 576
 
-void fpu_get(struct engine_vcpu *v)
+NO_TSAN void fpu_get(struct engine_vcpu *v)
 {
 	if (v->fpu_loaded)
 		return;
@@ -22,7 +22,7 @@ void fpu_get(struct engine_vcpu *v)
 	v->fpu_loaded = 1;
 }
 
-void fpu_put(struct engine_vcpu *v)
+NO_TSAN void fpu_put(struct engine_vcpu *v)
 {
 	static const uint32_t mxcsr = 0x1f80;
 
@@ -37,6 +37,25 @@ void fpu_put(struct engine_vcpu *v)
 	/* the instruction and data pointers are those of translated code: not the guest's business */
 	*(uint64_t *)(v->xsave + 8) = 0;
 	*(uint64_t *)(v->xsave + 16) = 0;
+}
+
+NO_TSAN void code_enter(struct engine_vcpu *v, void *code, bool fpu)
+{
+	if (fpu)
+		fpu_get(v);
+	((enter_fn *)v->enter_stub)(v, code);
+	if (ENGINE_EAGER_FPU)
+		fpu_put(v);
+}
+
+NO_TSAN void *tlb_miss_eager(struct engine_vcpu *v, uint64_t lin, uint32_t site)
+{
+	void *r;
+
+	fpu_put(v);
+	r = tlb_miss(v, lin, site);
+	fpu_get(v);
+	return r;
 }
 
 static uint64_t *image_bv(struct engine_vcpu *v)

@@ -126,7 +126,7 @@ static int piece_write(struct engine_vcpu *v, struct pageref *r, const uint8_t *
 		return mmio_copy(v, r->gpa, (uint8_t *)p, n, true);
 	ram_store(r->host, p, n);
 	if (r->slot)
-		page_code_written(v, r->slot, r->gpa);
+		page_code_written(v, r->slot, r->gpa, n);
 	return X_NEXT;
 }
 
@@ -180,7 +180,7 @@ int gmem_close(struct engine_vcpu *v, struct mref *m)
 		return X_NEXT;
 	if (!m->bounced) {
 		if (m->pg[0].slot)
-			page_code_written(v, m->pg[0].slot, m->pg[0].gpa);
+			page_code_written(v, m->pg[0].slot, m->pg[0].gpa, m->size);
 		return X_NEXT;
 	}
 	if (m->epoch != v->epoch) {

@@ -212,7 +212,11 @@ int engine_translate(struct engine_vcpu *v, gva_t gva, gpa_t *gpa, bool *writabl
 {
 	struct exc keep = v->exc;
 	struct walk w;
-	int r = mmu_walk(v, gva, false, false, TM_SUP_AC, true, &w);
+	int r;
+
+	if (atomic_load(&v->attn) & REQ_TLB)
+		requests_handle(v);
+	r = mmu_walk(v, gva, false, false, TM_SUP_AC, true, &w);
 
 	v->exc = keep;
 	if (r)

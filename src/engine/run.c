@@ -74,7 +74,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->cpu = cpu;
 	v->id = id;
 	v->host_xmask = x & 7;
-	v->fill_fn = (void *)tlb_miss;
+	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;
 	mutex_init(&v->req_lock);
 	v->insns = mmap(NULL, insn_slots_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	r = -ENOMEM;
@@ -242,7 +242,6 @@ static int block_fault(struct engine_vcpu *v)
 static int block_run(struct engine_vcpu *v)
 {
 	struct cache *c = v->cache;
-	enter_fn *enter = (enter_fn *)cache_rx(c, c->s_enter);
 	struct itlb_entry *e;
 	struct block *b;
 	struct link *l = NULL;
@@ -269,9 +268,8 @@ static int block_run(struct engine_vcpu *v)
 			cache_chain(c, l, b);
 		l = NULL;
 		v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
-		fpu_get(v);
 		v->stats.exits++;
-		enter(v, cache_enter_pc(c, b));
+		code_enter(v, cache_enter_pc(c, b), true);
 		switch (v->exit_code) {
 		case EXITC_LINK:
 			l = &c->links[v->exit_arg];

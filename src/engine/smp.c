@@ -151,7 +151,7 @@ void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 	}
 }
 
-void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
+void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa, unsigned int len)
 {
 	_Atomic uint64_t *w = page_word(s, gpa);
 	struct engine_vm *vm = v->vm;
@@ -162,6 +162,9 @@ void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 	atomic_thread_fence(memory_order_seq_cst);
 	codes = atomic_load(w) & CODE_BITS;
 	if (!codes)
+		return;
+	/* data beside code of ours alone: leave the blocks, for a while */
+	if (codes == v->bit && vm->n_vcpu <= 32 && cache_spare_write(v, gpa, len))
 		return;
 	atomic_fetch_and(w, ~codes);
 	if (codes & v->bit)

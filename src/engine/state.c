@@ -140,6 +140,8 @@ bool cr0_valid(uint64_t cr0)
 
 int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 {
+	if (atomic_load(&v->attn) & REQ_TLB)
+		requests_handle(v); /* the map that PDPTEs are read from */
 	if (!cr0_valid(s->cr0))
 		return -EINVAL;
 	if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {

@@ -220,7 +220,7 @@ static uint64_t bulk(struct str *s, uint64_t count)
 		}
 	}
 	if (d.slot)
-		page_code_written(v, d.slot, d.gpa);
+		page_code_written(v, d.slot, d.gpa, (unsigned int)(n * s->size));
 	if (s->op == OP_MOVS)
 		advance(s, R_SI, (int64_t)(n * s->size));
 	advance(s, R_DI, (int64_t)(n * s->size));

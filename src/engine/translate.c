@@ -176,7 +176,8 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 		one = spilled > 1;
 		if (!ea_emit(t, in, &x, &val, &constant))
 			return false;
-		if (!in->mem_acc || in->vsib)
+		if (!in->mem_acc || in->vsib || in->mnem == ZYDIS_MNEMONIC_FNSTENV ||
+		    in->mnem == ZYDIS_MNEMONIC_FNSAVE)
 			return false;
 		if (!lookup_emit(t, x, constant, val, false, in->mem_size, in->mem_acc & ACC_W, one, &m))
 			return false;
