@@ -10,7 +10,7 @@
 #include <Zydis/Zydis.h>
 
 struct insn_slot {
-	uint8_t key[16]; /* 15 bytes and the code size */
+	uint8_t key[16] __attribute__((aligned(8))); /* 15 bytes and the code size */
 	bool valid, has_thunk;
 	struct insn in;
 };
@@ -342,7 +342,7 @@ static int fetch_page(struct engine_vcpu *v, uint64_t lin, uint8_t *buf, unsigne
 
 static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 {
-	uint8_t b[16] = {0};
+	uint8_t b[16] __attribute__((aligned(8))) = {0};
 	unsigned int code = code_size(v), n = 0, k = 0, max = 15;
 	uint64_t lin = code == 8 ? v->rip : (v->seg[S_CS].base + v->rip) & 0xffffffffu;
 	struct insn_slot *s;

@@ -324,13 +324,19 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 	return true;
 }
 
+/* One store, so that the thread never sees half a displacement. */
+static void patch32(struct cache *c, uint32_t at, int32_t d)
+{
+	__asm__ volatile("movl %1, %0" : "=m"(*(uint8_t(*)[4])(c->rw + at)) : "r"(d));
+}
+
 void cache_unchain(struct cache *c, struct link *l)
 {
 	int32_t d = (int32_t)(l->stub - (l->patch + 4));
 
 	if (!l->to)
 		return;
-	__atomic_store_n((int32_t *)(c->rw + l->patch), d, __ATOMIC_RELAXED);
+	patch32(c, l->patch, d);
 	*l->prev_in = l->next_in;
 	if (l->next_in)
 		l->next_in->prev_in = l->prev_in;
@@ -349,7 +355,7 @@ void cache_chain(struct cache *c, struct link *l, struct block *to)
 	if (to->incoming)
 		to->incoming->prev_in = &l->next_in;
 	to->incoming = l;
-	__atomic_store_n((int32_t *)(c->rw + l->patch), d, __ATOMIC_RELAXED);
+	patch32(c, l->patch, d);
 }
 
 static void block_drop(struct engine_vcpu *v, struct block *b)

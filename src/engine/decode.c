@@ -224,6 +224,7 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 	case ZYDIS_MNEMONIC_SWAPGS:
 		return K_SWAPGS;
 	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
 		return K_RDTSC;
 	case ZYDIS_MNEMONIC_RDFSBASE:
 	case ZYDIS_MNEMONIC_RDGSBASE:
@@ -288,7 +289,6 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 	case ZYDIS_MNEMONIC_CPUID:
 	case ZYDIS_MNEMONIC_IN:
 	case ZYDIS_MNEMONIC_OUT:
-	case ZYDIS_MNEMONIC_RDTSCP:
 	case ZYDIS_MNEMONIC_RDPMC:
 	case ZYDIS_MNEMONIC_RDPID:
 	case ZYDIS_MNEMONIC_VMCALL:

@@ -95,9 +95,12 @@ static uint32_t mxcsr_mask(void)
 int engine_set_xsave(struct engine_vcpu *v, const void *image)
 {
 	const uint8_t *p = image;
-	const uint64_t *hdr = (const uint64_t *)(p + OFF_BV);
+	uint64_t hdr[2];
+	uint32_t mxcsr;
 
-	if (hdr[0] & ~XF_ALL || hdr[1] || (*(const uint32_t *)(p + 24) & ~mxcsr_mask()))
+	bytes_copy(hdr, p + OFF_BV, 16);
+	bytes_copy(&mxcsr, p + 24, 4);
+	if (hdr[0] & ~XF_ALL || hdr[1] || (mxcsr & ~mxcsr_mask()))
 		return -EINVAL;
 	fpu_put(v);
 	bytes_copy(v->xsave, p, ENGINE_XSAVE_SIZE);
@@ -127,12 +130,10 @@ static int area_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsign
 
 static int save_area(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bool fx)
 {
-	bool rexw = in->w;
-	uint8_t buf[32];
+	uint8_t buf[32] __attribute__((aligned(8)));
 	int r;
 
 	/* FCW..MXCSR_MASK; pointers are kept zero, so both formats agree */
-	(void)rexw;
 	bytes_copy(buf, v->xsave, 24);
 	*(uint32_t *)(buf + 24) = *(uint32_t *)(v->xsave + 24);
 	*(uint32_t *)(buf + 28) = mxcsr_mask();
@@ -162,7 +163,7 @@ static int fxsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 
 static int fxrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 {
-	uint8_t buf[416];
+	uint8_t buf[416] __attribute__((aligned(8)));
 	int r;
 
 	if (lin & 15)
@@ -243,7 +244,7 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 	enum tlb_mode m = data_mode(v);
 	uint64_t rfbm = ((v->gpr[R_DX] & 0xffffffffu) << 32 | (v->gpr[R_AX] & 0xffffffffu)) & v->xcr0;
 	uint64_t hdr[8];
-	uint8_t buf[832];
+	uint8_t buf[832] __attribute__((aligned(8)));
 	bool compact;
 	unsigned int size;
 	int r;

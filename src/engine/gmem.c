@@ -71,45 +71,53 @@ static int mmio_copy(struct engine_vcpu *v, gpa_t gpa, uint8_t *p, unsigned int 
 	return X_NEXT;
 }
 
-/* Stores are of one piece where the processor's would be. */
+/* Accesses are of one piece where the processor's would be, aligned or not. */
 static void ram_store(uint8_t *d, const uint8_t *s, unsigned int n)
 {
+	uint64_t x = 0;
+
+	if (n > 8 || (n & (n - 1))) {
+		bytes_copy(d, s, n);
+		return;
+	}
+	bytes_copy(&x, s, n);
 	switch (n) {
 	case 1:
-		__atomic_store_n(d, *s, __ATOMIC_RELAXED);
+		__asm__ volatile("movb %b1, %0" : "=m"(*d) : "q"(x));
 		break;
 	case 2:
-		__atomic_store_n((uint16_t *)d, *(const uint16_t *)s, __ATOMIC_RELAXED);
+		__asm__ volatile("movw %w1, %0" : "=m"(*(uint8_t(*)[2])d) : "r"(x));
 		break;
 	case 4:
-		__atomic_store_n((uint32_t *)d, *(const uint32_t *)s, __ATOMIC_RELAXED);
-		break;
-	case 8:
-		__atomic_store_n((uint64_t *)d, *(const uint64_t *)s, __ATOMIC_RELAXED);
+		__asm__ volatile("movl %k1, %0" : "=m"(*(uint8_t(*)[4])d) : "r"(x));
 		break;
 	default:
-		bytes_copy(d, s, n);
+		__asm__ volatile("movq %1, %0" : "=m"(*(uint8_t(*)[8])d) : "r"(x));
 	}
 }
 
 static void ram_load(uint8_t *d, const uint8_t *s, unsigned int n)
 {
+	uint64_t x = 0;
+
 	switch (n) {
 	case 1:
-		*d = __atomic_load_n(s, __ATOMIC_RELAXED);
-		break;
+		*d = *(const volatile uint8_t *)s;
+		return;
 	case 2:
-		*(uint16_t *)d = __atomic_load_n((const uint16_t *)s, __ATOMIC_RELAXED);
+		__asm__ volatile("movw %1, %w0" : "=r"(x) : "m"(*(const uint8_t(*)[2])s));
 		break;
 	case 4:
-		*(uint32_t *)d = __atomic_load_n((const uint32_t *)s, __ATOMIC_RELAXED);
+		__asm__ volatile("movl %1, %k0" : "=r"(x) : "m"(*(const uint8_t(*)[4])s));
 		break;
 	case 8:
-		*(uint64_t *)d = __atomic_load_n((const uint64_t *)s, __ATOMIC_RELAXED);
+		__asm__ volatile("movq %1, %0" : "=r"(x) : "m"(*(const uint8_t(*)[8])s));
 		break;
 	default:
 		bytes_copy(d, s, n);
+		return;
 	}
+	bytes_copy(d, &x, n);
 }
 
 static int piece_read(struct engine_vcpu *v, struct pageref *r, uint8_t *p, unsigned int n)

@@ -9,7 +9,7 @@
 #include <Zydis/Zydis.h>
 
 struct vec {
-	uint8_t b[32];
+	uint8_t b[32] __attribute__((aligned(16)));
 };
 
 static void vec_get(struct engine_vcpu *v, unsigned int n, struct vec *x)

@@ -219,7 +219,7 @@ static bool ac_emit(struct tr *t, bool set)
 	return true;
 }
 
-static bool tsc_emit(struct tr *t)
+static bool tsc_emit(struct tr *t, const struct insn *in)
 {
 	struct emit *e = &t->e;
 	struct hmem m = GS_MEM(tsc_offset);
@@ -234,6 +234,10 @@ static bool tsc_emit(struct tr *t)
 	e_rm(e, 0x03, true, H_DX, &m);
 	e_rr(e, 0x89, false, H_DX, H_AX);
 	e_shift(e, 5, H_DX, 32);
+	if (in->mnem == ZYDIS_MNEMONIC_RDTSCP) {
+		m = GS_MEM(tsc_aux);
+		e_rm(e, 0x8b, false, H_CX, &m);
+	}
 	return true;
 }
 
@@ -336,7 +340,7 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 	case K_SWAPGS:
 		return swapgs_emit(t);
 	case K_RDTSC:
-		return tsc_emit(t);
+		return tsc_emit(t, in);
 	case K_RDBASE:
 		return base_emit(t, in);
 	default:

@@ -143,8 +143,8 @@ static void tables(struct env *e)
 	}
 	memset(e->ram + ENV_HANDLER, 0xcc, 4096);
 	memset(e->ram + ENV_TSS, 0, 0x68);
-	*(uint64_t *)(e->ram + ENV_TSS + 4) = ENV_KSTACK;
-	*(uint64_t *)(e->ram + ENV_TSS + 0x24) = ENV_IST1;
+	memcpy(e->ram + ENV_TSS + 4, &(uint64_t){ENV_KSTACK}, 8);
+	memcpy(e->ram + ENV_TSS + 0x24, &(uint64_t){ENV_IST1}, 8);
 	*(uint16_t *)(e->ram + ENV_TSS + 0x66) = 0x68;
 }
 
@@ -204,6 +204,7 @@ struct env *env_create(unsigned int n_cpu)
 		struct cpu_handle *h = calloc(1, sizeof(*h));
 
 		h->env = e;
+		e->handle[i] = h;
 		h->index = i;
 		e->vector[i] = -1;
 		if (engine_vcpu_create(e->vm, i, &ops, h, &e->cpu[i], &err))
@@ -216,8 +217,10 @@ struct env *env_create(unsigned int n_cpu)
 
 void env_destroy(struct env *e)
 {
-	for (unsigned int i = 0; i < e->n_cpu; i++)
+	for (unsigned int i = 0; i < e->n_cpu; i++) {
 		engine_vcpu_destroy(e->cpu[i]);
+		free(e->handle[i]);
+	}
 	engine_vm_destroy(e->vm);
 	munmap(e->ram, ENV_RAM);
 	free(e);

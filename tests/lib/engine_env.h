@@ -46,6 +46,7 @@ struct env_io {
 struct env {
 	struct engine_vm *vm;
 	struct engine_vcpu *cpu[4];
+	void *handle[4];
 	unsigned int n_cpu;
 	uint8_t *ram;
 	uint64_t pt_next;
