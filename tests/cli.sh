@@ -110,8 +110,8 @@ if [ "$(id -u)" = 0 ] && setpriv --reuid=65534 --regid=65534 --clear-groups test
 	refuses "ermission" $nobody "$belfry" run --accel kvm --kernel kernel --disk good.img
 	if [ -e /dev/kvm ] && ! $nobody test -w /dev/kvm; then
 		refuses "no permission to open /dev/kvm" $nobody "$belfry" run --accel kvm --kernel kernel
-		refuses "no permission to open /dev/kvm" $nobody "$belfry" bench events --count 1
-		ends 1 'no permission to open /dev/kvm' $nobody "$belfry" doctor
+		refuses "no permission to open /dev/kvm" $nobody "$belfry" bench events --accel kvm --count 1
+		ends 0 'no permission to open /dev/kvm' $nobody "$belfry" doctor
 	else
 		skip "everybody may open /dev/kvm, or there is none"
 	fi
@@ -124,9 +124,12 @@ fi
 hide="unshare -m sh -c"
 if $hide 'mount -t tmpfs none /dev' 2>/dev/null; then
 	hidden() { echo "mount -t tmpfs none /dev && exec \"\$0\" $*"; }
-	refuses "/dev/kvm does not exist" $hide "$(hidden run --kernel "$kernel")" "$belfry"
-	refuses "/dev/kvm does not exist" $hide "$(hidden bench events)" "$belfry"
-	ends 1 '/dev/kvm does not exist' $hide "$(hidden doctor)" "$belfry"
+	refuses "/dev/kvm does not exist" $hide "$(hidden run --accel kvm --kernel "$kernel")" "$belfry"
+	refuses "/dev/kvm does not exist" $hide "$(hidden bench events --accel kvm)" "$belfry"
+	ends 0 '/dev/kvm does not exist' $hide "$(hidden doctor)" "$belfry"
+	soft="$(hidden run --debug-exit --mem 16M --kernel "$kernel" --cmdline hello)"
+	ends 0 'hello from the guest' $hide "$soft" "$belfry"
+	ends 0 'belfry run: on softkvm' $hide "$soft" "$belfry"
 else
 	skip "no mount namespace to hide /dev/kvm in"
 fi
@@ -143,11 +146,13 @@ else
 	skip "no python3 to read JSON with"
 fi
 
-# A KVM that emulates ring 0 is refused by auto and by nothing else.
-if [ -e /dev/kvm ] && ! [ -e /sys/module/kvm_intel ] && ! [ -e /sys/module/kvm_amd ]; then
-	refuses "--accel kvm" "$belfry" run --kernel "$kernel"
-	refuses "make run" "$belfry" run --kernel "$kernel"
-fi
+# softkvm for other programs.
+refuses 'behind "--"' "$belfry" with-softkvm
+refuses 'behind "--"' "$belfry" with-softkvm --
+refuses "no-such-program" "$belfry" with-softkvm -- no-such-program
+refuses "--apicv" "$belfry" with-softkvm --apicv maybe -- true
+status "$belfry" with-softkvm -- true
+ends 3 '' "$belfry" with-softkvm -- sh -c 'exit 3'
 
 # What is refused leaves nothing behind.
 rm -rf text empty cut.elf dir odd.img good.img

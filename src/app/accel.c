@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "app/accel.h"
+#include "softkvm/softkvm.h"
 #include <dirent.h>
 #include <stdio.h>
 
@@ -26,13 +27,40 @@ void accel_probe(struct accel *a, const char *sysfs)
 	closedir(dir);
 }
 
-int accel_check_auto(const struct accel *a, struct err *e)
+enum accel_choice accel_choose(const struct accel *a, struct err *why)
 {
-	if (a->hardware || !a->sysfs)
+	const struct kvmapi kernel = { .ops = &dev_kvm_ops };
+	struct sys s;
+
+	if (a->sysfs && !a->hardware && a->module[0]) {
+		err_set(why, 0, "this host's KVM (%s) has no VT-x or SVM under it", a->module);
+		return ACCEL_SOFT;
+	}
+	/* Opening it tells more than looking: missing, forbidden, too old. */
+	if (sys_open(&s, &kernel, why))
+		return ACCEL_SOFT;
+	sys_close(&s);
+	return ACCEL_KVM;
+}
+
+int accel_open(enum accel_choice choice, const struct log *log, struct kvmapi *out, struct err *e)
+{
+	struct softkvm_config c;
+	int r;
+
+	*out = (struct kvmapi){ .ops = &dev_kvm_ops };
+	if (choice != ACCEL_SOFT)
 		return 0;
-	return err_set(e, -ENOTSUP,
-		       "this host's KVM (%s) has no VT-x or SVM under it: it emulates ring 0 and "
-		       "cannot run whole kernels; use 'make run', which brings a nested KVM, or "
-		       "insist with --accel kvm",
-		       a->module[0] ? a->module : "no kvm_intel or kvm_amd module");
+	softkvm_config_init(&c, true);
+	c.log = log;
+	out->ops = &softkvm_ops;
+	r = softkvm_create(&out->ctx, &c);
+	return r ? err_set(e, r, "cannot set up softkvm: %s", strerror(-r)) : 0;
+}
+
+void accel_close(struct kvmapi *api)
+{
+	if (api->ops == &softkvm_ops)
+		softkvm_destroy(api->ctx);
+	api->ops = NULL;
 }

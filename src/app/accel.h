@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * Which KVM half this host has.
+ * Which KVM half a command runs on: the kernel's, or our own.
  */
 #ifndef BELFRY_APP_ACCEL_H
 #define BELFRY_APP_ACCEL_H
 
 #include "base/base.h"
+#include "kvmapi/kvmapi.h"
 
 struct accel {
 	bool sysfs;         /* /sys/module could be read at all */
@@ -15,11 +16,21 @@ struct accel {
 /* sysfs: where it is mounted, NULL for /sys (tests give another). */
 void accel_probe(struct accel *a, const char *sysfs);
 
+enum accel_choice { ACCEL_AUTO, ACCEL_KVM, ACCEL_SOFT };
+
 /*
- * --accel auto for whole guests: 0 if the kernel's KVM can run them, -ENOTSUP
- * with the remedy in *e if it emulates ring 0. A KVM that cannot be told is
- * taken for good.
+ * --accel auto for whole guests: ACCEL_KVM where the kernel's KVM has VT-x or
+ * SVM under it and can be opened, else ACCEL_SOFT with the reason in *why. A
+ * KVM that cannot be told is taken for good.
  */
-int accel_check_auto(const struct accel *a, struct err *e) __must_check;
+enum accel_choice accel_choose(const struct accel *a, struct err *why);
+
+/*
+ * The KVM half of a choice but ACCEL_AUTO. log: where softkvm complains. The
+ * caller closes it after everything made on it. -ENOMEM.
+ */
+int accel_open(enum accel_choice choice, const struct log *log, struct kvmapi *out,
+	       struct err *e) __must_check;
+void accel_close(struct kvmapi *api);
 
 #endif

@@ -23,5 +23,6 @@ int complain(const char *command, int status, const struct err *e);
 int run_command(const struct run_options *o);
 int doctor_command(const struct doctor_options *o);
 int bench_events_command(const struct bench_options *o);
+int with_softkvm_command(const struct with_softkvm_options *o);
 
 #endif

@@ -4,11 +4,11 @@
 #include <ctype.h>
 
 const struct command *const command_table[] = {
-	&run_table, &doctor_table, &bench_events_table, NULL,
+	&run_table, &doctor_table, &bench_events_table, &with_softkvm_table, NULL,
 };
 
 static const struct opt_choice accel_choices[] = {
-	{ "auto", ACCEL_AUTO }, { "kvm", ACCEL_KVM }, { NULL },
+	{ "auto", ACCEL_AUTO }, { "kvm", ACCEL_KVM }, { "soft", ACCEL_SOFT }, { NULL },
 };
 
 static const struct opt doctor_opts[] = {
@@ -41,8 +41,9 @@ const struct command doctor_table = {
 static const struct opt bench_opts[] = {
 	{ .name = "--accel", .type = OPT_CHOICE, .offset = offsetof(struct bench_options, accel),
 	  .choices = accel_choices,
-	  .help = "The KVM half to measure. auto: whatever answers at /dev/kvm, with or without "
-		  "VT-x or SVM, as the guests here are a few instructions long." },
+	  .help = "The KVM half to measure. soft: softkvm, KVM in user space; auto: whatever answers "
+		  "at /dev/kvm, with or without VT-x or SVM, as the guests here are a few "
+		  "instructions long; softkvm if nothing does." },
 	{ .name = "--count", .type = OPT_NUMBER, .metavar = "N",
 	  .offset = offsetof(struct bench_options, count), .min = 1, .max = 100000,
 	  .help = "Events to measure on each path. Default 500." },
@@ -74,6 +75,41 @@ const struct command bench_events_table = {
 		"belfry bench events --json >events.json", "For a script:", NULL },
 	.size = sizeof(struct bench_options),
 	.defaults = &bench_defaults,
+};
+
+static const struct opt_choice onoff_choices[] = {
+	{ "on", 1 }, { "off", 0 }, { NULL },
+};
+
+static const struct opt with_softkvm_opts[] = {
+	{ .name = "--apicv", .type = OPT_CHOICE, .offset = offsetof(struct with_softkvm_options, apicv),
+	  .choices = onoff_choices,
+	  .help = "Whether interrupts are posted to a running vCPU (on, the default) or it is "
+		  "brought out of the guest to take them (off)." },
+	{ NULL },
+};
+
+static const struct with_softkvm_options with_softkvm_defaults = { .apicv = 1 };
+
+const struct command with_softkvm_table = {
+	.name = "with-softkvm",
+	.summary = "run a program on softkvm instead of /dev/kvm",
+	.description =
+		"Starts CMD with libsoftkvm-preload.so preloaded: when it opens /dev/kvm it gets "
+		"softkvm, KVM's API in user space. The library is looked for beside this program "
+		"and in ../lib/belfry from there.\n"
+		"Programs that are linked statically, or make system calls without the C library, "
+		"are not reached. A program with a seccomp sandbox of its own must leave it off.",
+	.opts = with_softkvm_opts,
+	.operands = "CMD [ARG…]",
+	.statuses = (const char *const[]){
+		"N", "what CMD ended with",
+		"2", "the command line is wrong, or CMD or the library cannot be found", NULL },
+	.examples = (const char *const[]){
+		"belfry with-softkvm -- qemu-system-x86_64 -accel kvm -kernel vmlinuz",
+		"QEMU's machine on our KVM:", NULL },
+	.size = sizeof(struct with_softkvm_options),
+	.defaults = &with_softkvm_defaults,
 };
 
 int mac_parse(const char *text, uint8_t mac[6])

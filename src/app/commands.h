@@ -4,6 +4,7 @@
 #ifndef BELFRY_APP_COMMANDS_H
 #define BELFRY_APP_COMMANDS_H
 
+#include "app/accel.h"
 #include "app/options.h"
 #include "machine/machine.h"
 
@@ -11,7 +12,6 @@
 #define RUN_MAX_NETS    8
 #define RUN_MAX_HOSTFWD 16
 
-enum accel_choice { ACCEL_AUTO, ACCEL_KVM };
 enum console_choice { CONSOLE_SERIAL, CONSOLE_VIRTIO };
 enum cache_choice { CACHE_WRITEBACK, CACHE_NONE, CACHE_UNSAFE };
 
@@ -66,6 +66,12 @@ struct bench_options {
 	bool json;
 	const char *path;  /* comma-separated names, NULL: all */
 };
+
+struct with_softkvm_options {
+	int apicv;
+	char *const *operands; /* set by main(): what stood behind "--", NULL-terminated */
+};
+extern const struct command with_softkvm_table;
 
 extern const struct command run_table, doctor_table, bench_events_table;
 /* Every command, in the order `belfry help` lists them; ends with NULL. */

@@ -36,7 +36,7 @@ static void check_module(struct report *r, const struct accel *a)
 	} else if (a->module[0]) {
 		f = report_add(r, FINDING_LACKS, "module", "%s (no VT-x or SVM)", a->module);
 		finding_remedy(f, "this KVM emulates ring 0: its API works ('belfry bench events'), "
-			       "whole kernels do not; run them in the nested bed with 'make run'");
+			       "whole kernels do not; 'belfry run' takes softkvm instead");
 	} else {
 		f = report_add(r, FINDING_LACKS, "module", "none");
 		finding_remedy(f, "enable virtualization in the firmware (or nested virtualization on "
@@ -45,25 +45,17 @@ static void check_module(struct report *r, const struct accel *a)
 }
 
 
-static void check_verdict(struct report *r, const struct accel *a, bool opened)
+static void check_verdict(struct report *r, const struct accel *a)
 {
-	struct finding *f;
-	struct err e;
+	struct err why;
 
 	r->section = "Verdict";
-	if (!opened || report_has(r, FINDING_FATAL)) {
-		f = report_add(r, FINDING_FATAL, "belfry run", "does not work here");
-		finding_remedy(f, "mend what is marked '!' above, or use 'make run', which brings a "
-			       "KVM of its own in an emulated machine");
-		return;
-	}
-	if (accel_check_auto(a, &e)) {
-		f = report_add(r, FINDING_FATAL, "belfry run", "refuses by --accel auto");
-		finding_remedy(f, "%s", e.text);
-		return;
-	}
-	report_add(r, FINDING_OK, "belfry run", "uses /dev/kvm (%s), irqchip in the kernel",
-		   a->module[0] ? a->module : "module unknown");
+	if (accel_choose(a, &why) == ACCEL_KVM)
+		report_add(r, FINDING_OK, "belfry run", "uses /dev/kvm (%s), irqchip in the kernel",
+			   a->module[0] ? a->module : "module unknown");
+	else
+		finding_purpose(report_add(r, FINDING_OK, "belfry run",
+					   "uses softkvm, KVM in user space"), why.text);
 }
 
 void doctor_all(struct report *r)
@@ -81,14 +73,14 @@ void doctor_all(struct report *r)
 		report_add(r, FINDING_OK, "/dev/kvm", "can be opened, API version %d",
 			   KVM_API_VERSION);
 	else
-		finding_remedy(report_add(r, FINDING_FATAL, "/dev/kvm", "cannot be used"), "%s", e.text);
+		finding_remedy(report_add(r, FINDING_LACKS, "/dev/kvm", "cannot be used"), "%s", e.text);
 	check_module(r, &accel);
 	if (opened) {
 		check_capabilities(r, &s);
 		sys_close(&s);
 	}
 	doctor_host(r, "/sys", "/proc");
-	check_verdict(r, &accel, opened);
+	check_verdict(r, &accel);
 }
 
 int doctor_command(const struct doctor_options *o)

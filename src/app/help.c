@@ -90,6 +90,9 @@ static void print_synopsis(const struct command *c, FILE *out)
 			      o->required ? "" : "[", o->name, value, o->required ? "" : "]",
 			      o->max_count ? "…" : "");
 	}
+	if (c->operands && (size_t)n < sizeof(text))
+		n += snprintf(text + n, sizeof(text) - (size_t)n, "%s--%c%s", n ? " " : "", NO_BREAK,
+			      c->operands);
 	fprintf(out, "%*sbelfry %s", INDENT, "", c->name);
 	if (n) {
 		unsigned at = INDENT + 7 + (unsigned)strlen(c->name) + 1;

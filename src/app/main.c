@@ -7,6 +7,7 @@
 static int run_main(void *o) { return run_command(o); }
 static int doctor_main(void *o) { return doctor_command(o); }
 static int bench_events_main(void *o) { return bench_events_command(o); }
+static int with_softkvm_main(void *o) { return with_softkvm_command(o); }
 
 static const struct {
 	const struct command *command;
@@ -15,6 +16,7 @@ static const struct {
 	{ &run_table, run_main },
 	{ &doctor_table, doctor_main },
 	{ &bench_events_table, bench_events_main },
+	{ &with_softkvm_table, with_softkvm_main },
 };
 
 int complain(const char *command, int status, const struct err *e)
@@ -65,7 +67,7 @@ static const struct command *find_command(int argc, char *const *argv, int *word
 
 static int unknown_command(const char *word)
 {
-	const char *names[] = { "run", "doctor", "bench events", "help" };
+	const char *names[] = { "run", "doctor", "bench events", "with-softkvm", "help" };
 	const char *near = nearest_name(word, names, ARRAY_SIZE(names));
 	struct err e;
 
@@ -92,8 +94,19 @@ static int help_main(int argc, char *const *argv)
 	return EXIT_GOOD;
 }
 
+/* Words before "--"; what stands behind it belongs to the command's operands. */
+static int option_words(const struct command *c, int argc, char *const *argv)
+{
+	int n = 0;
+
+	while (n < argc && !(c->operands && !strcmp(argv[n], "--")))
+		n++;
+	return n;
+}
+
 static int command_main(const struct command *c, int argc, char *const *argv)
 {
+	int nr = option_words(c, argc, argv);
 	struct opt_pool pool = { 0 };
 	void *options = malloc(c->size);
 	struct err e;
@@ -103,11 +116,13 @@ static int command_main(const struct command *c, int argc, char *const *argv)
 		err_set(&e, -ENOMEM, "out of memory");
 		return complain(c->name, EXIT_USAGE, &e);
 	}
-	r = options_parse(c, argc, argv, options, &pool, &e);
+	r = options_parse(c, nr, argv, options, &pool, &e);
 	if (r > 0) {
 		options_help(c, stdout);
 		r = EXIT_GOOD;
 	} else if (!r) {
+		if (c == &with_softkvm_table)
+			((struct with_softkvm_options *)options)->operands = argv + MIN(nr + 1, argc);
 		for (size_t i = 0; i < ARRAY_SIZE(mains); i++)
 			if (mains[i].command == c)
 				r = mains[i].main(options);

@@ -53,6 +53,7 @@ struct command {
 	const char *summary; /* one line for NAME */
 	const char *description;
 	const struct opt *opts;      /* ends with a NULL name */
+	const char *operands;        /* what stands behind "--", for the synopsis; NULL: nothing may */
 	const char *const *statuses; /* "0", "The guest …", … NULL */
 	const char *const *examples; /* command, what it does, … NULL */
 	size_t size;                 /* of the result */

@@ -11,6 +11,7 @@
 
 struct run {
 	struct wiring wiring;
+	struct kvmapi api;
 	int signal_fd;
 	struct loop_watch signals;
 };
@@ -79,28 +80,32 @@ static int watch_signals(struct run *r, struct err *e)
 	return code ? err_set(e, code, "cannot watch signals: %s", strerror(-code)) : 0;
 }
 
-/* --accel auto: refuse a KVM that would run the guest at a crawl and then fail. */
-static int check_accel(const struct run_options *o, struct err *e)
+/* The KVM half; where it is not the obvious one, say which and why. */
+static int open_accel(struct run *r, const struct run_options *o, struct err *e)
 {
+	enum accel_choice choice = (enum accel_choice)o->accel;
 	struct accel a;
+	struct err why;
 
-	if (o->accel != ACCEL_AUTO || access("/dev/kvm", F_OK))
-		return 0; /* a missing node has its own message, from sys_open() */
-	accel_probe(&a, NULL);
-	return accel_check_auto(&a, e);
+	if (choice == ACCEL_AUTO) {
+		accel_probe(&a, NULL);
+		choice = accel_choose(&a, &why);
+		if (choice == ACCEL_SOFT)
+			fprintf(stderr, "belfry run: on softkvm: %s\n", why.text);
+	}
+	return accel_open(choice, NULL, &r->api, e);
 }
 
 static int start(struct run *r, const struct run_options *o, struct err *e)
 {
-	const struct kvmapi api = { .ops = &dev_kvm_ops };
 	int code = wiring_open(&r->wiring, o, e);
 
 	if (!code)
-		code = check_accel(o, e);
+		code = open_accel(r, o, e);
 	if (!code)
 		code = take_signals(r, e);
 	if (!code)
-		code = wiring_build(&r->wiring, &api, e);
+		code = wiring_build(&r->wiring, &r->api, e);
 	if (!code)
 		code = watch_signals(r, e);
 	if (!code)
@@ -132,6 +137,7 @@ int run_command(const struct run_options *o)
 	status = code ? EXIT_USAGE : finish(r.wiring.machine);
 	atomic_store(&crash_console, NULL);
 	wiring_close(&r.wiring);
+	accel_close(&r.api);
 	if (r.signal_fd >= 0)
 		close(r.signal_fd);
 	/* After wiring_close(): the terminal is cooked again. */

@@ -6,7 +6,7 @@
 #include <net/if.h>
 
 static const struct opt_choice accel_choices[] = {
-	{ "auto", ACCEL_AUTO }, { "kvm", ACCEL_KVM }, { NULL },
+	{ "auto", ACCEL_AUTO }, { "kvm", ACCEL_KVM }, { "soft", ACCEL_SOFT }, { NULL },
 };
 static const struct opt_choice irqchip_choices[] = {
 	{ "kernel", IRQCHIP_KERNEL }, { "split", IRQCHIP_SPLIT }, { "user", IRQCHIP_USER }, { NULL },
@@ -225,8 +225,8 @@ static const struct opt run_opts[] = {
 	  .max = 1ull << 40, .check = check_mem,
 	  .help = "Guest memory; the host gives it as the guest touches it. Default 512M." },
 	{ .name = "--accel", .type = OPT_CHOICE, FIELD(accel), .choices = accel_choices,
-	  .help = "The KVM half. kvm: the kernel's, whatever it is; auto (default): the kernel's, "
-		  "if it has VT-x or SVM under it." },
+	  .help = "The KVM half. kvm: the kernel's, whatever it is; soft: softkvm, KVM in user space; "
+		  "auto (default): the kernel's if it has VT-x or SVM under it, else softkvm." },
 	{ .name = "--irqchip", .type = OPT_CHOICE, FIELD(irqchip), .choices = irqchip_choices,
 	  .check = check_irqchip,
 	  .help = "Where the interrupt controllers live. kernel (default): all in the KVM half. "

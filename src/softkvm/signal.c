@@ -27,8 +27,8 @@
 #define LEAVE_ALONE (SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGILL) | \
 		     SIG_BIT(SIGTRAP) | SIG_BIT(SIGKILL) | SIG_BIT(SIGSTOP))
 
-static struct sigaction theirs[NR_SIGNALS + 1];
-static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction theirs[NR_SIGNALS + 1]; /* process-wide, as handlers are */
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER; /* process-wide */
 static _Thread_local struct soft_vcpu *current;
 
 static int set_mask(uint64_t mask, uint64_t *old)

@@ -69,11 +69,11 @@ int usercopy_bytes(void *dst, const void *src, size_t len);
 int usercopy_and8(uint8_t *p, unsigned mask);
 int usercopy_or8(uint8_t *p, unsigned mask);
 
-static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER; /* process-wide */
 static const int signals[2] = { SIGSEGV, SIGBUS };
 /* Before ours was installed for the first time, and before it was the last time. */
 static struct sigaction first[2], latest[2];
-static bool installed;
+static bool installed; /* process-wide, as the handler is */
 /* The frame this thread is passing on: who gets it back is the end of a circle. */
 static _Thread_local const void *passing;
 

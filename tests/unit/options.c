@@ -65,7 +65,7 @@ static const struct bad bad_runs[] = {
 	{ "--kernel k --mem 1.5G", { "--mem 1.5G: not a size" } },
 	{ "--kernel k --mem -5M", { "--mem -5M: not a size" } },
 	{ "--kernel k --mem 99999999999999G", { "must be 2M to 1T" } },
-	{ "--kernel k --accel hvf", { "--accel hvf: must be auto or kvm" } },
+	{ "--kernel k --accel hvf", { "--accel hvf: must be auto, kvm or soft" } },
 	{ "--kernel k --irqchip apic", { "must be kernel, split or user" } },
 	{ "--kernel k --irqchip split", { "--irqchip split: not built", "--irqchip kernel" } },
 	{ "--kernel k --irqchip user", { "--irqchip user: not built", "--irqchip kernel" } },
@@ -316,7 +316,7 @@ static const struct bad bad_benches[] = {
 	{ "--path kick-foo", { "no path \"kick-foo\"", "call-irqfd-msi" } },
 	{ "--path kick,", { "no path \"\"" } },
 	{ "--path call-msi,kick-", { "no path \"kick-\"" } },
-	{ "--accel soft", { "must be auto or kvm" } },
+	{ "--accel hvf", { "must be auto, kvm or soft" } },
 	{ "extra", { "extra: unexpected" } },
 };
 
@@ -427,33 +427,40 @@ static void probe_with(const char *const *modules, struct accel *a)
 static void test_accel(void **state)
 {
 	struct accel a;
+	struct kvmapi api;
 	struct err e;
 
 	probe_with((const char *const[]){ "kvm", "kvm_intel", "loop", NULL }, &a);
 	assert_true(a.hardware);
 	assert_string_equal(a.module, "kvm_intel");
-	assert_int_equal(accel_check_auto(&a, &e), 0);
 
 	probe_with((const char *const[]){ "kvm_pvm", "kvm", "kvm_amd", NULL }, &a);
 	assert_true(a.hardware);
 	assert_string_equal(a.module, "kvm_amd");
 
+	/* A KVM that emulates ring 0 is not taken, and the reason names it. */
 	probe_with((const char *const[]){ "kvm", "kvm_pvm", NULL }, &a);
 	assert_false(a.hardware);
 	assert_string_equal(a.module, "kvm_pvm");
-	assert_int_equal(accel_check_auto(&a, &e), -ENOTSUP);
+	assert_int_equal(accel_choose(&a, &e), ACCEL_SOFT);
 	assert_non_null(strstr(e.text, "kvm_pvm"));
-	assert_non_null(strstr(e.text, "make run"));
-	assert_non_null(strstr(e.text, "--accel kvm"));
 
-	probe_with((const char *const[]){ "kvm", NULL }, &a);
-	assert_false(a.hardware);
-	assert_int_equal(accel_check_auto(&a, &e), -ENOTSUP);
-
-	/* No /sys at all: nothing can be said, so nothing is refused. */
+	/* No /sys at all: nothing can be said, so what opens is taken. */
 	accel_probe(&a, "/nonexistent");
 	assert_false(a.sysfs);
-	assert_int_equal(accel_check_auto(&a, &e), 0);
+	if (access("/dev/kvm", R_OK | W_OK)) {
+		assert_int_equal(accel_choose(&a, &e), ACCEL_SOFT);
+		assert_non_null(strstr(e.text, "/dev/kvm"));
+	} else {
+		assert_int_equal(accel_choose(&a, &e), ACCEL_KVM);
+	}
+
+	assert_int_equal(accel_open(ACCEL_KVM, NULL, &api, &e), 0);
+	assert_string_equal(api.ops->name, "kvm");
+	accel_close(&api);
+	assert_int_equal(accel_open(ACCEL_SOFT, NULL, &api, &e), 0);
+	assert_string_equal(api.ops->name, "soft");
+	accel_close(&api);
 }
 
 int main(void)
