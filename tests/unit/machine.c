@@ -505,6 +505,8 @@ static void triple_fault_stops_the_cpu(void **state)
 	start(b);
 	b->reason = KVM_EXIT_SHUTDOWN;
 	/* The main loop is late: the vCPU must not go on meanwhile. */
+	while (!b->exits)
+		usleep(100);
 	usleep(20000);
 	assert_int_equal(b->exits, 1);
 	assert_int_equal(thread_create(&t, "quit", quit_later, &x), 0);
