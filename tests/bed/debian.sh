@@ -46,7 +46,7 @@ in_bed() {
 		mke2fs -q -F -t ext4 -O ^has_journal -m 0 -E lazy_itable_init=1 "$work/scratch"
 		extra=(--qemu -drive --qemu "file=$work/scratch,format=raw,if=none,id=scratch,cache=unsafe"
 			--qemu -device --qemu virtio-blk-pci,drive=scratch,romfile=)
-		limit=1800
+		limit=3600
 	fi
 	scripts/nested --timeout "$limit" "${extra[@]}" --share $cases "${programs[@]}" \
 		-- sh /share/debian/main.sh "$1"

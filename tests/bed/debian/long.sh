@@ -11,7 +11,7 @@ c_writes() {
 	data disk/data2 2 192
 	data disk/data3 3 192
 	before=$(sum <disk/data2)
-	patience=600 boot 'belfry.script=disk,devices belfry.disks=vdb,vdc,vdd belfry.size=192 belfry.seed=60
+	boot 'belfry.script=disk,devices belfry.disks=vdb,vdc,vdd belfry.size=192 belfry.seed=60
 		belfry.rounds=4' --cpus 4 --disk data1,queues=4 --disk disk/data2,cache=none,queues=2 \
 		--disk disk/data3,iothread=off,notify=exit,inject=msi
 	patience=600

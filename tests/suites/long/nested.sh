@@ -3,5 +3,5 @@
 
 echo "== Debian on the nested bed: gigabytes, and many boots"
 for guest_case in writes bulk_user bulk_tap boots resets panic escape; do
-	test_one "nested: $guest_case" 2000 tests/bed/debian.sh $guest_case
+	test_one "nested: $guest_case" 3700 tests/bed/debian.sh $guest_case
 done

@@ -19,6 +19,7 @@ if [ -n "$port" ]; then
 		# Not wget -T: this busybox's wget dies of it.
 		got=$(timeout 120 wget -q -O - "http://$(arg host 10.0.2.2):$port/blob" | sha256sum | cut -d ' ' -f 1)
 		[ "$got" = "$want" ] || fail "fetched $got, should be $want ($fetches to go)"
+		[ "$fetches" -eq 0 ] || tell net-fetches "$fetches to go"
 	done
 	tell net-fetched "$got"
 fi
