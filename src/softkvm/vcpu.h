@@ -122,7 +122,9 @@ extern const struct soft_file_ops vcpu_file_ops;
 /* vcpu.c */
 void vcpu_release(struct soft_file *f);
 int vcpu_mapped(struct soft_file *f, void *p, size_t size);
-/* vcpu_run.c: KVM_RUN */
+/* vcpu_run.c: latched INIT and SIPI move the activity state. */
+void vcpu_accept_apic_events(struct soft_vcpu *v);
+/* KVM_RUN */
 int vcpu_run_loop(struct soft_vcpu *v);
 
 /* vcpu_irq.c: local APIC and what the engine asks about interrupts. */

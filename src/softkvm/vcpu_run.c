@@ -48,7 +48,7 @@ static void start_at(struct soft_vcpu *v, uint8_t vector)
 	engine_set_regs(v->cpu, &r);
 }
 
-static void accept_apic_events(struct soft_vcpu *v)
+void vcpu_accept_apic_events(struct soft_vcpu *v)
 {
 	uint8_t vector;
 	unsigned event;
@@ -92,7 +92,7 @@ static int do_requests(struct soft_vcpu *v)
 	if (!req)
 		return STEP_AGAIN;
 	if (req & REQ_CPU)
-		accept_apic_events(v);
+		vcpu_accept_apic_events(v);
 	if (req & REQ_SCAN_EOI && v->has_lapic) {
 		/* Vectors that were posted count as pending there. */
 		vcpu_sync_irr(v);

@@ -310,6 +310,7 @@ int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, u
 
 void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m)
 {
+	vcpu_accept_apic_events(v);
 	m->mp_state = v->mp_state == KVM_MP_STATE_HALTED && v->unhalted ? KVM_MP_STATE_RUNNABLE
 									: v->mp_state;
 }

@@ -936,7 +936,8 @@ static void test_script(void **state)
 		kvm_pair_run(s->name, s->run, i * 0x9e3779b97f4a7c15ull);
 }
 
-int main(void)
+/* An argument picks scripts by name (* and ? match). */
+int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[ARRAY_SIZE(scripts)];
 
@@ -945,5 +946,7 @@ int main(void)
 			.name = scripts[i].name, .test_func = test_script,
 			.initial_state = (void *)&scripts[i],
 		};
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return RUN(tests);
 }
