@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: MIT
+ * softkvm's parts by themselves: descriptor, buses, faults, fds, and what has
+ * no counterpart in the kernel.
+ */
+#include "../lib/check.h"
+#include "softkvm/grace.h"
+#include "softkvm/iobus.h"
+#include "softkvm/posted.h"
+#include "softkvm/softkvm.h"
+#include "softkvm/tsc.h"
+#include "softkvm/usercopy.h"
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- the descriptor ------------------------------------------------------------- */
+
+static void test_posted_states(void **state)
+{
+	struct posted_desc d;
+	uint32_t ndst = 0;
+	uint8_t nv = 0;
+
+	assert_int_equal(sizeof(d), 64);
+	posted_init(&d);
+	/* Not running: nobody is told, but nothing is lost. */
+	assert_int_equal(posted_post(&d, 0x41, false, &nv, &ndst), POSTED_QUIET);
+	assert_int_equal(posted_post(&d, 0x41, false, &nv, &ndst), POSTED_COALESCED);
+	assert_true(posted_load(&d, 7));
+	assert_int_equal(posted_post(&d, 0xff, false, &nv, &ndst), POSTED_QUIET); /* ON is set */
+	assert_true(posted_begin_take(&d));
+	assert_false(posted_begin_take(&d));
+	assert_int_equal(d.pir[1], 1ull << 1);
+	assert_int_equal(d.pir[3], 1ull << 63);
+	memset(d.pir, 0, sizeof(d.pir));
+	/* Running: the first one notifies. */
+	assert_int_equal(posted_post(&d, 0x20, false, &nv, &ndst), POSTED_NOTIFY);
+	assert_int_equal(nv, POSTED_NV_NOTIFY);
+	assert_int_equal(ndst, 7);
+	assert_int_equal(posted_post(&d, 0x21, false, &nv, &ndst), POSTED_QUIET);
+	/* It may not block over an outstanding notification. */
+	assert_false(posted_block(&d));
+	assert_true(posted_begin_take(&d));
+	memset(d.pir, 0, sizeof(d.pir));
+	assert_true(posted_block(&d));
+	assert_int_equal(posted_post(&d, 0x22, false, &nv, &ndst), POSTED_NOTIFY);
+	assert_int_equal(nv, POSTED_NV_WAKEUP);
+	posted_unblock(&d);
+	assert_true(posted_begin_take(&d));
+	memset(d.pir, 0, sizeof(d.pir));
+	/* Suppressed, unless it is urgent. */
+	posted_put(&d);
+	assert_int_equal(posted_post(&d, 0x23, true, &nv, &ndst), POSTED_NOTIFY);
+	assert_int_equal(nv, POSTED_NV_NOTIFY);
+}
+
+#define POSTS 200000
+
+struct race {
+	struct posted_desc d;
+	_Atomic uint32_t wake;
+	_Atomic bool blocked;
+	_Atomic uint64_t posted, taken;
+};
+
+static void *poster(void *arg)
+{
+	struct race *r = arg;
+	uint32_t ndst;
+	uint8_t nv;
+
+	for (unsigned i = 0; i < POSTS; i++) {
+		/* One at a time in flight for this vector, so that each must be seen. */
+		while (atomic_load(&r->posted) != atomic_load(&r->taken))
+			__builtin_ia32_pause();
+		atomic_fetch_add(&r->posted, 1);
+		if (posted_post(&r->d, (uint8_t)(i * 7), false, &nv, &ndst) == POSTED_NOTIFY &&
+		    nv == POSTED_NV_WAKEUP) {
+			atomic_fetch_add(&r->wake, 1);
+			if (atomic_load(&r->blocked))
+				syscall(SYS_futex, &r->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		}
+	}
+	return NULL;
+}
+
+static unsigned take(struct race *r)
+{
+	unsigned n = 0;
+
+	if (!posted_begin_take(&r->d))
+		return 0;
+	for (unsigned i = 0; i < 4; i++)
+		n += (unsigned)__builtin_popcountll(__atomic_exchange_n(&r->d.pir[i], 0, __ATOMIC_SEQ_CST));
+	return n;
+}
+
+/* The vCPU's side as in the run loop; a lost wake-up would hang it. */
+static void test_posted_race(void **state)
+{
+	struct race *r = aligned_alloc(64, sizeof(*r));
+	unsigned slept = 0;
+	pthread_t t;
+
+	memset(r, 0, sizeof(*r));
+	posted_init(&r->d);
+	assert_int_equal(pthread_create(&t, NULL, poster, r), 0);
+	while (atomic_load(&r->taken) < POSTS) {
+		(void)posted_load(&r->d, 1);
+		atomic_fetch_add(&r->taken, take(r));
+		if (slept % 3 == 0)
+			posted_put(&r->d); /* a round without KVM_RUN */
+		(void)posted_load(&r->d, 1);
+		atomic_store(&r->blocked, true);
+		for (;;) {
+			const struct timespec patience = { .tv_sec = 20 };
+			uint32_t seen = atomic_load(&r->wake);
+			unsigned n;
+
+			if (!posted_block(&r->d)) {
+				n = take(r);
+				atomic_fetch_add(&r->taken, n);
+				if (n)
+					break;
+				continue;
+			}
+			if (atomic_load(&r->taken) == POSTS)
+				break;
+			slept++;
+			if (syscall(SYS_futex, &r->wake, FUTEX_WAIT_PRIVATE, seen, &patience, NULL, 0) < 0 &&
+			    errno == ETIMEDOUT)
+				fail_msg("lost wake-up after %llu", (unsigned long long)r->taken);
+			posted_unblock(&r->d);
+		}
+		atomic_store(&r->blocked, false);
+		posted_unblock(&r->d);
+	}
+	pthread_join(t, NULL);
+	assert_int_equal(atomic_load(&r->taken), POSTS);
+	free(r);
+}
+
+/* ---- buses ------------------------------------------------------------------------ */
+
+struct fake_device {
+	struct iobus_device dev;
+	unsigned writes;
+	uint64_t refuse; /* a value it does not take */
+};
+
+static bool fake_write(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t value, void *cpu)
+{
+	struct fake_device *f = container_of(d, struct fake_device, dev);
+
+	if (value == f->refuse)
+		return false;
+	f->writes++;
+	return true;
+}
+
+static const struct iobus_ops fake_ops = { .write = fake_write, .counted = true };
+
+static void add(struct iobus *b, struct fake_device *f, uint64_t addr, uint32_t len)
+{
+	*f = (struct fake_device){ .dev = { addr, len, &fake_ops }, .refuse = 99 };
+	assert_int_equal(iobus_add(b, &f->dev), 0);
+}
+
+static void test_bus(void **state)
+{
+	struct fake_device wide, inner, any, last;
+	struct grace g;
+	struct iobus b;
+	uint64_t v;
+
+	grace_init(&g);
+	assert_int_equal(iobus_init(&b, &g), 0);
+	assert_false(iobus_write(&b, 0, 1, 0, NULL));
+	add(&b, &wide, 0x1000, 0x1000);
+	add(&b, &inner, 0x1800, 4);
+	add(&b, &any, 0x1900, 0);
+	add(&b, &last, UINT64_MAX, 1);
+	/* Beside, across and inside. */
+	assert_false(iobus_write(&b, 0xfff, 1, 0, NULL));
+	assert_false(iobus_write(&b, 0x1fff, 2, 0, NULL));
+	assert_true(iobus_write(&b, 0x1fff, 1, 0, NULL));
+	assert_true(iobus_write(&b, UINT64_MAX, 1, 0, NULL));
+	assert_false(iobus_write(&b, UINT64_MAX, 2, 0, NULL));
+	/* One that refuses leaves it to the next. */
+	wide.refuse = 5;
+	assert_true(iobus_write(&b, 0x1800, 4, 5, NULL));
+	assert_int_equal(inner.writes, 1);
+	assert_true(iobus_write(&b, 0x1900, 8, 5, NULL));
+	assert_int_equal(any.writes, 1);
+	assert_false(iobus_write(&b, 0x1901, 1, 5, NULL));
+	/* Nobody reads. */
+	assert_false(iobus_read(&b, 0x1800, 4, &v, NULL));
+	/* What lies before a removed one is still found, and so is what a long one hid. */
+	iobus_remove(&b, &wide.dev);
+	iobus_remove(&b, &wide.dev);
+	assert_false(iobus_write(&b, 0x1700, 1, 0, NULL));
+	assert_true(iobus_write(&b, 0x1802, 2, 0, NULL));
+	assert_false(iobus_write(&b, 0x1802, 4, 0, NULL));
+	iobus_remove(&b, &inner.dev);
+	iobus_remove(&b, &any.dev);
+	iobus_remove(&b, &last.dev);
+	assert_false(iobus_write(&b, 0x1900, 1, 0, NULL));
+	iobus_destroy(&b);
+	grace_destroy(&g);
+}
+
+struct reader {
+	struct iobus *b;
+	_Atomic bool stop;
+	unsigned long looks;
+};
+
+static void *reader(void *arg)
+{
+	struct reader *r = arg;
+
+	while (!atomic_load(&r->stop)) {
+		(void)iobus_write(r->b, 0x10, 1, 0, NULL);
+		r->looks++;
+	}
+	return NULL;
+}
+
+/* A removed device's memory is the caller's again at once: asan sees a reader that is late. */
+static void test_bus_removal_race(void **state)
+{
+	struct reader r = { 0 };
+	struct grace g;
+	struct iobus b;
+	pthread_t t;
+
+	grace_init(&g);
+	assert_int_equal(iobus_init(&b, &g), 0);
+	r.b = &b;
+	assert_int_equal(pthread_create(&t, NULL, reader, &r), 0);
+	for (unsigned i = 0; i < 500; i++) {
+		struct fake_device *f = malloc(sizeof(*f));
+
+		add(&b, f, 0x10, 1);
+		iobus_remove(&b, &f->dev);
+		memset(f, 0x5a, sizeof(*f));
+		free(f);
+	}
+	atomic_store(&r.stop, true);
+	pthread_join(t, NULL);
+	iobus_destroy(&b);
+	grace_destroy(&g);
+}
+
+/* ---- faults --------------------------------------------------------------------------- */
+
+static void test_copies(void **state)
+{
+	uint8_t *two = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t buf[4096];
+
+	usercopy_init();
+	assert_int_equal(mprotect(two + 4096, 4096, PROT_NONE), 0);
+	memset(two, 7, 4096);
+	for (size_t n = 0; n < 70; n++) {
+		memset(buf, 0, sizeof(buf));
+		assert_int_equal(copy_from_user(buf, (uintptr_t)two + 4096 - n, n), 0);
+		assert_int_equal(n ? buf[n - 1] : 0, n ? 7 : 0);
+		assert_int_equal(buf[n], 0);
+		assert_int_equal(copy_from_user(buf, (uintptr_t)two + 4096 - n, n + 1), -EFAULT);
+	}
+	assert_int_equal(copy_from_user(buf, (uintptr_t)two, 4096), 0);
+	assert_int_equal(copy_to_user((uintptr_t)two + 1, buf, 4096), -EFAULT);
+	assert_int_equal(copy_from_user(buf, 0, 1), -EFAULT);
+	assert_int_equal(copy_from_user(buf, 0x8000000000000000ull, 8), -EFAULT); /* not canonical */
+	assert_int_equal(copy_to_user(0xffffffff81000000ull, buf, 8), -EFAULT);
+	two[0] = 0x0f;
+	assert_int_equal(user_set_bits8(two, 0x30), 0x0f);
+	assert_int_equal(user_clear_bits8(two, 0x01), 0x3f);
+	assert_int_equal(two[0], 0x3e);
+	assert_int_equal(user_set_bits8(two + 4096, 1), -EFAULT);
+	munmap(two, 8192);
+}
+
+/* ---- fds -------------------------------------------------------------------------------- */
+
+static int call(void *ctx, int fd, unsigned long request, uintptr_t arg)
+{
+	return softkvm_ops.ioctl(ctx, fd, request, arg);
+}
+
+static unsigned open_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 512; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* Everything is closed with close(2), behind softkvm's back; nothing is left. */
+static void test_fds_closed_outside(void **state)
+{
+	unsigned before = open_fds();
+	int sys, vm, cpu;
+	void *ctx, *run;
+
+	assert_int_equal(softkvm_create(&ctx, NULL), 0);
+	for (unsigned round = 0; round < 3; round++) {
+		sys = softkvm_ops.open(ctx);
+		vm = call(ctx, sys, KVM_CREATE_VM, 0);
+		cpu = call(ctx, vm, KVM_CREATE_VCPU, 0);
+		assert_true(sys >= 0 && vm >= 0 && cpu >= 0);
+		assert_true(softkvm_owns_fd(ctx, cpu));
+		assert_int_equal(softkvm_ops.mmap(ctx, cpu, 12288, &run), 0);
+		close(sys);
+		close(vm);
+		close(cpu);
+		assert_false(softkvm_owns_fd(ctx, cpu));
+		/* The mapping alone keeps the vCPU, and the VM. */
+		assert_int_equal(((struct kvm_run *)run)->exit_reason, 0);
+		assert_int_equal(softkvm_ops.munmap(ctx, run, 12288), 0);
+		assert_int_equal(open_fds(), before);
+	}
+	softkvm_destroy(ctx);
+	assert_int_equal(open_fds(), before);
+}
+
+/* A number that was closed outside and is another file now is not taken for the old one. */
+static void test_reused_number(void **state)
+{
+	void *ctx;
+	int sys, vm, other;
+
+	assert_int_equal(softkvm_create(&ctx, NULL), 0);
+	sys = softkvm_ops.open(ctx);
+	vm = call(ctx, sys, KVM_CREATE_VM, 0);
+	close(vm);
+	other = eventfd(0, 0);
+	assert_int_equal(other, vm);
+	assert_int_equal(call(ctx, other, KVM_CHECK_EXTENSION, 0), -ENOTTY);
+	vm = call(ctx, sys, KVM_CREATE_VM, 0);
+	assert_true(vm >= 0 && vm != other);
+	assert_int_equal(call(ctx, vm, KVM_CREATE_IRQCHIP, 0), 0);
+	close(other);
+	/* Destroyed with things open: closes them. */
+	softkvm_destroy(ctx);
+	assert_int_equal(fcntl(vm, F_GETFD), -1);
+	assert_int_equal(fcntl(sys, F_GETFD), -1);
+}
+
+/* Two contexts know nothing of each other. */
+static void test_two_contexts(void **state)
+{
+	void *a, *b;
+	int sa, vm;
+
+	assert_int_equal(softkvm_create(&a, NULL), 0);
+	assert_int_equal(softkvm_create(&b, NULL), 0);
+	sa = softkvm_ops.open(a);
+	vm = call(a, sa, KVM_CREATE_VM, 0);
+	assert_true(vm >= 0);
+	assert_int_equal(call(b, vm, KVM_CHECK_EXTENSION, 0), -ENOTTY);
+	assert_false(softkvm_owns_fd(b, vm));
+	softkvm_destroy(b);
+	assert_int_equal(call(a, vm, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP), 1);
+	softkvm_destroy(a);
+	softkvm_destroy(NULL);
+}
+
+/* As many vCPUs as are promised, and not one more. */
+static void test_many_vcpus(void **state)
+{
+	void *ctx;
+	int sys, vm, max, fd = 0;
+
+	assert_int_equal(softkvm_create(&ctx, NULL), 0);
+	sys = softkvm_ops.open(ctx);
+	vm = call(ctx, sys, KVM_CREATE_VM, 0);
+	assert_int_equal(call(ctx, vm, KVM_CREATE_IRQCHIP, 0), 0);
+	max = call(ctx, vm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	for (int i = 0; i < max && fd >= 0; i++) {
+		fd = call(ctx, vm, KVM_CREATE_VCPU, (uintptr_t)i);
+		if (fd == -EMFILE)
+			break; /* the limit of this process, not ours */
+		assert_true(fd >= 0);
+		close(fd);
+	}
+	if (fd >= 0)
+		assert_int_equal(call(ctx, vm, KVM_CREATE_VCPU, (uintptr_t)max), -EINVAL);
+	softkvm_destroy(ctx);
+}
+
+/* A guest without a way out ends as a shutdown; apicv off makes no difference to what is seen. */
+static void test_shutdown(void **state)
+{
+	static const uint8_t code[] = { 0x0f, 0x01, 0x1e, 0x00, 0x50, 0xcc }; /* lidt 0x5000; int3 */
+	uint8_t *mem = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvm_userspace_memory_region slot = {
+		.memory_size = 0x10000, .userspace_addr = (uintptr_t)mem,
+	};
+	struct softkvm_config c;
+	struct kvm_sregs sr;
+	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
+	struct kvm_run *run;
+	void *ctx;
+	int sys, vm, cpu;
+
+	softkvm_config_init(&c, false);
+	c.no_apicv = true;
+	assert_int_equal(softkvm_create(&ctx, &c), 0);
+	sys = softkvm_ops.open(ctx);
+	vm = call(ctx, sys, KVM_CREATE_VM, 0);
+	assert_int_equal(call(ctx, vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot), 0);
+	cpu = call(ctx, vm, KVM_CREATE_VCPU, 0);
+	assert_int_equal(softkvm_ops.mmap(ctx, cpu, 12288, (void **)&run), 0);
+	memcpy(mem + 0x1000, code, sizeof(code));
+	assert_int_equal(call(ctx, cpu, KVM_GET_SREGS, (uintptr_t)&sr), 0);
+	sr.cs.base = sr.cs.selector = 0;
+	assert_int_equal(call(ctx, cpu, KVM_SET_SREGS, (uintptr_t)&sr), 0);
+	assert_int_equal(call(ctx, cpu, KVM_SET_REGS, (uintptr_t)&r), 0);
+	assert_int_equal(call(ctx, cpu, KVM_RUN, 0), 0);
+	assert_int_equal(run->exit_reason, KVM_EXIT_SHUTDOWN);
+	softkvm_ops.munmap(ctx, run, 12288);
+	softkvm_destroy(ctx);
+	munmap(mem, 0x10000);
+}
+
+static void test_pvclock_scale(void **state)
+{
+	static const uint32_t khz[] = { 1000, 999999, 1000000, 2100000, 2445424, 5000000, 1 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(khz); i++) {
+		uint64_t cycles = (uint64_t)khz[i] * 1000; /* a second */
+		int8_t shift;
+		uint32_t mul;
+		uint64_t ns;
+
+		tsc_pvclock_scale(khz[i], &mul, &shift);
+		cycles = shift < 0 ? cycles >> -shift : cycles << shift;
+		ns = (uint64_t)((unsigned __int128)cycles * mul >> 32);
+		assert_in_range(ns, NSEC_PER_SEC - 1000, NSEC_PER_SEC + 1000);
+		assert_in_range(tsc_to_ns((uint64_t)khz[i] * 1000, khz[i]), NSEC_PER_SEC, NSEC_PER_SEC);
+	}
+	/* A deadline centuries away does not wrap. */
+	assert_true(tsc_to_ns(UINT64_MAX, 2100000) > NSEC_PER_SEC * 86400);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_posted_states), cmocka_unit_test(test_posted_race),
+		cmocka_unit_test(test_bus), cmocka_unit_test(test_bus_removal_race),
+		cmocka_unit_test(test_copies), cmocka_unit_test(test_fds_closed_outside),
+		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
+		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
+		cmocka_unit_test(test_pvclock_scale),
+	};
+
+	return RUN(tests);
+}
