@@ -70,7 +70,7 @@ int virtq_start(struct virtq *q)
 		return -EFAULT;
 	q->event_idx = virtio_has(q->v, VIRTIO_RING_F_EVENT_IDX);
 	q->last_called = q->next_used;
-	q->looked_avail = q->next_avail;
+	q->looked_avail = q->seen_avail = q->next_avail;
 	q->started = true;
 	q->want_kicks = true;
 	q->kicks_on = false;
@@ -115,9 +115,9 @@ bool virtq_settle_kicks(struct virtq *q)
 		return false;
 	if (q->event_idx) {
 		/* A wish already told stands until the driver passes it. */
-		if (q->kicks_on && guest_load(avail_event(q)) == q->next_avail)
+		if (q->kicks_on && guest_load(avail_event(q)) == q->seen_avail)
 			return virtq_wants_handle(q);
-		guest_store(avail_event(q), q->next_avail);
+		guest_store(avail_event(q), q->seen_avail);
 	} else {
 		if (q->kicks_on)
 			return virtq_wants_handle(q);
@@ -243,6 +243,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 	if (is_dead(q) || is_spent(q))
 		return 0;
 	avail = avail_index(q);
+	q->seen_avail = avail;
 	if (avail == q->next_avail)
 		return 0;
 	c->nr_out = c->nr_in = 0;

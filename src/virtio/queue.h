@@ -40,6 +40,7 @@ struct virtq {
 	_Atomic uint64_t kicks, polls, calls, calls_suppressed;
 	/* private to the core: see docs/VIRTIO.md, owner loop only */
 	uint16_t looked_avail;   /* driver's index when handle() last began */
+	uint16_t seen_avail;     /* driver's index when virtq_pop() last looked */
 	bool want_kicks;         /* the device waits for the driver */
 	bool kicks_on;           /* and the driver has been told so */
 	bool defer_kicks;        /* tell it when the loop is about to sleep */

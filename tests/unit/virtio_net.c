@@ -203,6 +203,15 @@ static void test_merged(void **state)
 }
 
 /* No buffer, or too few: the frame waits until the driver kicks, and is not lost. */
+/* Would a driver kick for one buffer more ("Driver Notification Suppression")? */
+static bool would_kick(struct bed *b, unsigned queue)
+{
+	const struct driver_queue *q = &b->d.q[queue];
+	uint16_t event = load_le16(driver_mem(&b->d, q->device + 4 + 8 * (gpa_t)q->size, 2));
+
+	return vring_need_event(event, (uint16_t)(q->avail + 1), q->avail);
+}
+
 static void test_no_room(void **state)
 {
 	struct bed b;
@@ -229,6 +238,10 @@ static void test_no_room(void **state)
 	driver_idle(&b.d, 2);
 	assert_false(arrive(&b, 2500, 5));
 	assert_int_equal(driver_used(&b.d, RX), 0);
+	/* The two stay in the ring, but it is a third that is waited for. */
+	for (int i = 0; i < 10; i++)
+		driver_idle(&b.d, 1);
+	assert_true(would_kick(&b, RX));
 	before = b.w.resumes;
 	give(&b, 3, 1000);
 	driver_kick(&b.d, RX);
