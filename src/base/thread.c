@@ -4,14 +4,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/*
+ * Raised by what the thread itself does. The kernel does not wait where they
+ * are blocked: it kills without the handler, which has a terminal to put back.
+ */
+static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS };
+
 int thread_create(pthread_t *t, const char *name, void *(*fn)(void *), void *arg)
 {
-	sigset_t all, old;
+	sigset_t most, old;
 	int r;
 
 	/* The mask is inherited: block around the creation, so no signal slips in at the start. */
-	sigfillset(&all);
-	r = pthread_sigmask(SIG_SETMASK, &all, &old);
+	sigfillset(&most);
+	for (size_t i = 0; i < ARRAY_SIZE(faults); i++)
+		sigdelset(&most, faults[i]);
+	r = pthread_sigmask(SIG_SETMASK, &most, &old);
 	if (r)
 		return -r;
 	r = pthread_create(t, NULL, fn, arg);

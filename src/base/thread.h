@@ -7,7 +7,7 @@
 #include "base/base.h"
 #include <pthread.h>
 
-/* name: 15 characters at most. All signals start blocked in the thread. */
+/* name: 15 characters at most. All signals but faults (SIGSEGV and so on) start blocked in the thread. */
 int thread_create(pthread_t *t, const char *name, void *(*fn)(void *), void *arg) __must_check;
 void thread_join(pthread_t t);
 

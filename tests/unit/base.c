@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "../lib/check.h"
 #include "base/base.h"
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -386,6 +387,33 @@ static void loop_stands(void **state)
 	loop_destroy(x.l);
 }
 
+static void *read_mask(void *arg)
+{
+	assert_int_equal(pthread_sigmask(SIG_BLOCK, NULL, arg), 0);
+	return NULL;
+}
+
+/* A fault in a blocked state kills without its handler: the terminal would stay raw. */
+static void thread_signals(void **state)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT };
+	sigset_t mask, before, after;
+	pthread_t t;
+
+	assert_int_equal(pthread_sigmask(SIG_BLOCK, NULL, &before), 0);
+	assert_int_equal(thread_create(&t, "mask", read_mask, &mask), 0);
+	thread_join(t);
+	for (size_t i = 0; i < ARRAY_SIZE(faults); i++)
+		assert_false(sigismember(&mask, faults[i]));
+	assert_true(sigismember(&mask, SIGTERM));
+	assert_true(sigismember(&mask, SIGWINCH));
+	assert_true(sigismember(&mask, SIGPIPE));
+	/* The creator's own stays as it was. */
+	assert_int_equal(pthread_sigmask(SIG_BLOCK, NULL, &after), 0);
+	for (int i = 1; i < 32; i++)
+		assert_int_equal(sigismember(&before, i), sigismember(&after, i));
+}
+
 static void errors(void **state)
 {
 	struct err e;
@@ -416,6 +444,7 @@ int main(void)
 		cmocka_unit_test(loop_calls),
 		cmocka_unit_test(loop_serves),
 		cmocka_unit_test(loop_stands),
+		cmocka_unit_test(thread_signals),
 		cmocka_unit_test(errors),
 	};
 
