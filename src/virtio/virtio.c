@@ -174,10 +174,7 @@ static int start_queues(struct virtio_dev *v)
 
 		if (!q->enabled)
 			continue;
-		if (q->kick.fd < 0)
-			c.result = notifier_create(&q->kick, 0, 0);
-		if (!c.result)
-			loop_call(q->loop, start_queue, &c);
+		loop_call(q->loop, start_queue, &c);
 		if (c.result) {
 			stop_queues(v);
 			virtio_fail(v, "queue %u cannot start: %s", i,
@@ -194,6 +191,17 @@ static int start_queues(struct virtio_dev *v)
 	return 0;
 }
 
+/* Before the doorbells are bound, which is at DRIVER_OK, paused or not. */
+static int create_kicks(struct virtio_dev *v)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < v->nr_queues && !r; i++)
+		if (v->queues[i].enabled && v->queues[i].kick.fd < 0)
+			r = notifier_create(&v->queues[i].kick, 0, 0);
+	return r;
+}
+
 static void start(struct virtio_dev *v)
 {
 	int r;
@@ -202,7 +210,9 @@ static void start(struct virtio_dev *v)
 		virtio_fail(v, "the driver set DRIVER_OK without FEATURES_OK");
 		return;
 	}
-	r = v->ops->start ? v->ops->start(v) : 0;
+	r = create_kicks(v);
+	if (!r && v->ops->start)
+		r = v->ops->start(v);
 	if (r) {
 		virtio_fail(v, "cannot start: %s", strerror(-r));
 		return;

@@ -489,6 +489,23 @@ static void test_bus_master(void **state)
 	assert_true(answered(f, 0));
 }
 
+/* DRIVER_OK first, bus mastering later: the doorbells are there all the same. */
+static void test_late_bus_master(void **state)
+{
+	struct fixture *f = *state;
+
+	cfg_write(f->g, SLOT, PCI_COMMAND, PCI_COMMAND_MEMORY, 2);
+	start(f, MODERN);
+	ask(f, 0);
+	vpci_kick(&f->d, 0);
+	turn(f);
+	assert_false(answered(f, 0));
+	cfg_write(f->g, SLOT, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+	turn(f);
+	assert_true(answered(f, 0));
+	assert_int_equal(f->g->k.nr_ioeventfds, NR);
+}
+
 static void test_machine_reset(void **state)
 {
 	struct fixture *f = *state;
@@ -690,7 +707,8 @@ int main(void)
 		T(test_no_ioeventfd_left), U(setup_line, test_intx),
 		T(test_intx_rests_under_msix), T(test_stray_kicks), T(test_queue_registers),
 		T(test_device_config), T(test_rings_outside_ram), T(test_bad_request),
-		T(test_reset_in_flight), T(test_pause), T(test_pause_finishes), T(test_bus_master), T(test_machine_reset),
+		T(test_reset_in_flight), T(test_pause), T(test_pause_finishes), T(test_bus_master),
+		T(test_late_bus_master), T(test_machine_reset),
 		T(test_config_window), T(test_hammered_queue),
 		U(setup_long, test_more_than_the_budget), T(test_own_thread),
 		T(test_random_registers), T(test_create_refusals),
