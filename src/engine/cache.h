@@ -68,7 +68,7 @@ struct code_page {
 	struct code_page *next;
 	uint64_t granules;	/* 64 bytes each: which hold code */
 	unsigned int spared;	/* stores beside code so far */
-	uint8_t copy[4096];	/* what the blocks were made from */
+	uint8_t copy[4096] __attribute__((aligned(16)));	/* what the blocks were made from */
 };
 
 #define BLOCK_HASH 65536u

@@ -491,6 +491,21 @@ static bool ext_allowed(const struct engine_vcpu *v, const ZydisDecodedInstructi
 	return true;
 }
 
+/*
+ * Outside of 64-bit mode VEX.W is ignored where it would pick a general register's
+ * width, and so is the register bit that would reach XMM8.
+ */
+static void vex_narrow(struct insn *in, bool is4)
+{
+	uint8_t op = in->opcode;
+
+	if (in->reg.on || in->rm.on || in->vvvv.on ||
+	    (in->map == 0x0f && (op == 0x2a || op == 0x6e || op == 0x7e)))
+		in->w = false;
+	if (is4)
+		in->bytes[in->len - 1] &= 0x7f;
+}
+
 /* Operands that must be aligned: the fault comes before any page fault. */
 static uint8_t align_of(const ZydisDecodedInstruction *z, const struct insn *in)
 {
@@ -533,7 +548,7 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 	ZydisDecodedInstruction z;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	unsigned int mems = 0;
-	bool hint = false;
+	bool hint = false, is4 = false;
 
 	ZydisDecoderInit(&d, modes[code],
 			 code == 8 ? ZYDIS_STACK_WIDTH_64 :
@@ -583,6 +598,9 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 				take_reg(&in->vvvv, o);
 				in->vvvv_no = (uint8_t)reg_number(o->reg.value);
 				break;
+			case ZYDIS_OPERAND_ENCODING_IS4:
+				is4 = true;
+				break;
 			case ZYDIS_OPERAND_ENCODING_OPCODE:
 				take_reg(&in->opc, o);
 				break;
@@ -618,9 +636,12 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 		in->base = -1;
 		in->disp = z.raw.disp.value;
 	}
-	/* VEX.W is ignored for general registers outside of 64-bit mode */
-	if (code != 8 && in->vex && (in->reg.on || in->rm.on || in->vvvv.on))
-		in->w = false;
+	if (code != 8 && in->vex) {
+		/* VPEXTRQ and VPINSRQ are not there */
+		if (in->w && in->map == 0x3a && (in->opcode == 0x16 || in->opcode == 0x22))
+			in->kind = K_UD;
+		vex_narrow(in, is4);
+	}
 	if (in->kind != K_UD)
 		in->kind = (uint8_t)kind_of(&z, in);
 	if (in->kind == K_NOP && in->has_modrm && in->mod == 3) {
@@ -634,6 +655,10 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 	/* a memory operand in the ModRM byte that the tables do not list */
 	if (in->kind == K_GENERIC && in->has_modrm && in->mod != 3 && !in->has_mem)
 		in->kind = K_UD;
+	/* only eight registers are seen to be zeroed */
+	if (code != 8 && in->kind == K_GENERIC &&
+	    (z.mnemonic == ZYDIS_MNEMONIC_VZEROALL || z.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER))
+		in->kind = K_MASKMOV;
 	retarget_legacy(in);
 	if (z.cpu_flags) {
 		bool by_cl = z.opcode_map == ZYDIS_OPCODE_MAP_0F ? (z.opcode & 1)

@@ -15,7 +15,7 @@ enum insn_kind {
 	K_LEA,
 	K_BT,	   /* BT family with memory operand and register offset */
 	K_XLAT,
-	K_MASKMOV, /* MASKMOVDQU/Q, VMASKMOV, VPMASKMOV: elements may be masked */
+	K_MASKMOV, /* MASKMOVDQU/Q, VMASKMOV, VPMASKMOV: elements may be masked; VZEROALL, 32-bit */
 	K_GATHER,
 	/* control flow */
 	K_JCC, K_LOOP, K_JMP, K_CALL, K_JMP_IND, K_CALL_IND, K_RET,

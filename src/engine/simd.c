@@ -163,6 +163,14 @@ static int gather(struct engine_vcpu *v, const struct insn *in)
 int simd_exec(struct engine_vcpu *v, const struct insn *in)
 {
 	image_get(v);
+	if (in->mnem == ZYDIS_MNEMONIC_VZEROALL || in->mnem == ZYDIS_MNEMONIC_VZEROUPPER) {
+		/* outside of 64-bit mode: registers 0 to 7 */
+		if (in->mnem == ZYDIS_MNEMONIC_VZEROALL)
+			bytes_zero(v->xsave + 160, 128);
+		bytes_zero(v->xsave + 576, 128);
+		*(uint64_t *)(v->xsave + 512) |= 6;
+		return X_NEXT;
+	}
 	if (in->kind == K_GATHER)
 		return gather(v, in);
 	if (in->mnem == ZYDIS_MNEMONIC_MASKMOVDQU || in->mnem == ZYDIS_MNEMONIC_VMASKMOVDQU ||

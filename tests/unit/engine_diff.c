@@ -41,6 +41,7 @@ struct cpu_state {
 
 /* ---- native ---- */
 
+static bool compat; /* 32-bit code in compatibility mode, else 64-bit code */
 static sigjmp_buf back;
 static struct cpu_state *native_out;
 static bool in_native;
@@ -77,6 +78,10 @@ static struct {
 	uint64_t gpr[16], rip, flags;
 } load __attribute__((used));
 static uint8_t load_xs[4096] __attribute__((aligned(64)));
+static struct {
+	uint32_t off;
+	uint16_t sel;
+} load_far __attribute__((used));
 
 __attribute__((noinline)) static void native_enter(void)
 {
@@ -93,6 +98,20 @@ __attribute__((noinline)) static void native_enter(void)
 	__builtin_unreachable();
 }
 
+/* The same into 32-bit code: Linux's selectors of compatibility mode. */
+__attribute__((noinline)) static void native_enter32(void)
+{
+	__asm__ volatile("xrstor64 %0" : : "m"(load_xs), "a"(7), "d"(0));
+	__asm__ volatile(
+		"mov $0x2b, %%eax\n\tmov %%eax, %%ds\n\tmov %%eax, %%es\n\t"
+		"pushq load+136(%%rip)\n\tpopfq\n\t"
+		"mov load+8(%%rip), %%rcx\n\tmov load+16(%%rip), %%rdx\n\tmov load+24(%%rip), %%rbx\n\t"
+		"mov load+40(%%rip), %%rbp\n\tmov load+48(%%rip), %%rsi\n\tmov load+56(%%rip), %%rdi\n\t"
+		"mov load(%%rip), %%rax\n\tmov load+32(%%rip), %%rsp\n\tljmpl *load_far(%%rip)"
+		: : : "memory");
+	__builtin_unreachable();
+}
+
 static void run_native(const struct cpu_state *in, struct cpu_state *out)
 {
 	memcpy((void *)ARENA, in->mem, ARENA_LEN);
@@ -103,6 +122,10 @@ static void run_native(const struct cpu_state *in, struct cpu_state *out)
 	native_out = out;
 	if (!sigsetjmp(back, 1)) {
 		in_native = true;
+		load_far.off = (uint32_t)in->rip;
+		load_far.sel = 0x23;
+		if (compat)
+			native_enter32();
 		native_enter();
 	}
 	memcpy(out->mem, (void *)ARENA, ARENA_LEN);
@@ -123,6 +146,14 @@ static int run_engine(const struct cpu_state *in, struct cpu_state *out, uint32_
 
 	memcpy(env->ram + ARENA_GPA, in->mem, ARENA_LEN);
 	env_start(env, 0, 3, in->rip, 0);
+	if (compat) {
+		engine_get_sregs(v, &s);
+		s.seg[1].selector = SEL_UCODE32;
+		s.seg[1].l = 0;
+		s.seg[1].db = 1;
+		if (engine_set_sregs(v, &s))
+			return -1;
+	}
 	engine_get_regs(v, &r);
 	memcpy(r.gpr, in->gpr, sizeof(r.gpr));
 	r.rflags = in->flags | 0x202;
@@ -183,7 +214,7 @@ struct seq {
 	unsigned int starts[64], n_insn;
 };
 
-static ZydisDecoder dec;
+static ZydisDecoder dec, dec64, dec32;
 
 static void seq_add(struct seq *s, const void *p, unsigned int n)
 {
@@ -197,6 +228,12 @@ static void mov_imm(struct seq *s, unsigned int reg, uint64_t v)
 {
 	uint8_t b[10] = {(uint8_t)(0x48 | (reg >= 8)), (uint8_t)(0xb8 | (reg & 7))};
 
+	if (compat) {
+		b[0] = (uint8_t)(0xb8 | (reg & 7));
+		memcpy(b + 1, &v, 4);
+		seq_add(s, b, 5);
+		return;
+	}
 	memcpy(b + 2, &v, 8);
 	seq_add(s, b, 10);
 }
@@ -225,6 +262,7 @@ static bool allowed(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: case ZYDIS_MNEMONIC_FXRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR64:
 	case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ: case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_ENTER: /* levels: vendors differ in what is probed */
 	case ZYDIS_MNEMONIC_SMSW: case ZYDIS_MNEMONIC_MONITORX: case ZYDIS_MNEMONIC_MWAITX:
@@ -283,10 +321,10 @@ static unsigned int random_bytes(uint8_t *b)
 		vex = true;
 		n = 0;
 		b[n++] = 0xc4;
-		b[n++] = (uint8_t)((rnd() & 0xe0) | (1 + below(3)));
+		b[n++] = (uint8_t)((compat ? 0xe0 : rnd() & 0xe0) | (1 + below(3)));
 		b[n++] = (uint8_t)rnd();
 	} else {
-		if (below(2))
+		if (!compat && below(2))
 			b[n++] = (uint8_t)(0x40 | below(16));
 		if (map >= 5)
 			b[n++] = 0x0f;
@@ -464,6 +502,8 @@ static void random_state(struct cpu_state *st)
 	for (unsigned int i = 0; i < 32; i++)
 		((uint64_t *)(st->xs + 576))[i] = rnd();
 	*(uint64_t *)(st->xs + 512) = 7;
+	for (unsigned int i = 0; compat && i < 16; i++)
+		st->gpr[i] = i < 8 ? (uint32_t)st->gpr[i] : 0;
 	st->rip = CODE + below(64);
 }
 
@@ -494,7 +534,7 @@ static bool differs(const struct cpu_state *a, const struct cpu_state *b, uint32
 		mask = 0; /* flags that are dead at a fault are not kept */
 	if (a->vector != b->vector)
 		SAY("  vector %d %d (addr %lx %lx)\n", a->vector, b->vector, a->addr, b->addr);
-	for (int i = 0; i < 16; i++)
+	for (int i = 0; i < (compat ? 8 : 16); i++)
 		if (a->gpr[i] != b->gpr[i])
 			SAY("  gpr%d %lx %lx\n", i, a->gpr[i], b->gpr[i]);
 	if (a->rip != b->rip)
@@ -586,6 +626,9 @@ static int one_test(uint64_t seed, bool verbose)
 	int bad = 0;
 	unsigned int len;
 
+	/* one in four is 32-bit code */
+	compat = seed % 4 == 3;
+	dec = compat ? dec32 : dec64;
 	rng = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
 	for (int i = 0; i < 4; i++)
 		rnd();
@@ -603,6 +646,8 @@ static int one_test(uint64_t seed, bool verbose)
 	memset((void *)(uintptr_t)CODE, 0xcc, CODE_LEN);
 	memcpy((void *)init_state.rip, s.b, s.n);
 	memcpy(code, (void *)(uintptr_t)CODE, CODE_LEN);
+	if (getenv("PRINT"))
+		print_seq(&s, init_state.rip);
 	run_native(&init_state, &nat);
 	expand(&nat);
 	if (nat.vector >= 0)
@@ -652,9 +697,12 @@ static void setup(void)
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != (void *)(uintptr_t)CODE)
 		abort();
 	*(volatile char *)RO_PAGE;
-	ZydisDecoderInit(&dec, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisDecoderEnableMode(&dec, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	ZydisDecoderEnableMode(&dec, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	ZydisDecoderInit(&dec64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(&dec64, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	ZydisDecoderEnableMode(&dec64, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	ZydisDecoderInit(&dec32, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderEnableMode(&dec32, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	ZydisDecoderEnableMode(&dec32, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 	env = env_create(1);
 	for (unsigned int i = 0; i < ARENA_LEN; i += 4096)
 		env_map(env, ARENA + i, ARENA_GPA + i, PTE_P_ | PTE_W_ | PTE_U_);
