@@ -130,6 +130,15 @@ static int set_lapic(void *obj, uintptr_t arg)
 	return r;
 }
 
+/* KVM_CAP_VAPIC is not offered, but QEMU clears the address of every vCPU it resets. */
+static int set_vapic_addr(void *obj, uintptr_t arg)
+{
+	struct soft_vcpu *v = obj;
+	const struct kvm_vapic_addr *a = (const void *)arg;
+
+	return v->has_lapic && !a->vapic_addr ? 0 : -EINVAL;
+}
+
 /* ---- MSRs ------------------------------------------------------------------------ */
 
 static int transfer_msrs(struct soft_vcpu *v, uintptr_t arg, bool set)
@@ -449,6 +458,7 @@ static const struct ioctl_row rows[] = {
 	{ KVM_SET_MP_STATE, set_mp_state },
 	{ KVM_GET_LAPIC, get_lapic },
 	{ KVM_SET_LAPIC, set_lapic },
+	{ KVM_SET_VAPIC_ADDR, set_vapic_addr },
 	{ KVM_GET_MSRS, get_msrs, true },
 	{ KVM_SET_MSRS, set_msrs, true },
 	{ KVM_SET_CPUID2, set_cpuid2, true },
