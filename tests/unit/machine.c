@@ -504,6 +504,8 @@ static void triple_fault_stops_the_cpu(void **state)
 	machine_add_device(b->m, &x.dev);
 	start(b);
 	b->reason = KVM_EXIT_SHUTDOWN;
+	while (!b->exits)
+		usleep(1000);
 	/* The main loop is late: the vCPU must not go on meanwhile. */
 	while (!b->exits)
 		usleep(100);
