@@ -12,11 +12,12 @@ fuzz_objs     = $(patsubst %,$(FUZZ_O)/%.o,$(basename $1))
 FUZZ_SRCS    := $(filter-out src/app/main.c,$(wildcard src/*/*.[cS]))
 
 # The engine's own C must leave SIMD registers alone (mk/engine.mk), so its
-# coverage is counted inline, without calls into the fuzzer.
+# coverage is counted inline, without calls into the fuzzer. It leans on the host
+# taking misaligned operands.
 $(FUZZ_O)/%.o: FUZZ_COV := -fsanitize=fuzzer-no-link
 $(FUZZ_O)/src/engine/%.o: FUZZ_COV := -fsanitize-coverage=inline-8bit-counters,pc-table \
-                          -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
-$(FUZZ_O)/%.o: %.c
+                          -fno-sanitize=alignment -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
+$(FUZZ_O)/%.o: %.c mk/fuzz.mk
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(FUZZ_CC) $(CPPFLAGS) $(FUZZ_CFLAGS) $(FUZZ_COV) -c -o $@ $<

@@ -7,7 +7,7 @@ for target in tests/fuzz/*.c; do
 	target=$(basename "$target" .c)
 	case $target in
 	virtio) runs=100 ;;
-	boot | devices | irq | pci | region) runs=250 ;;
+	boot | devices | engine | irq | pci | region) runs=250 ;;
 	*) runs=2000 ;;
 	esac
 	test_one "fuzz: $target" 60 tests/fuzz/run "$target" check "$runs"
