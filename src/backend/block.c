@@ -151,6 +151,9 @@ int block_open(struct block **out, const struct block_config *c, struct err *e)
 		else if (r == -EBUSY)
 			err_set(e, r, "%s: the host uses this device (mounted?): unmount it, or open "
 				"it read-only", c->path);
+		else if (r == -ENOENT)
+			err_set(e, r, "%s: %s: check the path, or make an empty image, e.g. "
+				"truncate -s 1G %s", c->path, strerror(-r), c->path);
 		else
 			err_set(e, r, "%s: %s", c->path, strerror(-r));
 		goto close_all;

@@ -389,6 +389,8 @@ static void test_bad_files(void **state)
 	struct err e;
 
 	assert_int_equal(try_open("/nonexistent/x", false, &e), -ENOENT);
+	assert_non_null(strstr(e.text, "/nonexistent/x: "));
+	assert_non_null(strstr(e.text, "truncate")); /* and how to mend it */
 	assert_non_null(strstr(e.text, "/nonexistent/x"));
 	assert_int_equal(try_open("/tmp", true, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "neither a file nor a block device"));
