@@ -303,12 +303,12 @@ static void caller_step(struct bed *bed, struct feed *f)
 
 static void maybe_fail(struct bed *bed, struct feed *f)
 {
-	static const unsigned long requests[] = { KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI };
+	static const unsigned long requests[] = { KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI };
 
 	/* Doorbells: a bus that is full now, and yet has room for what is on it. */
 	bed->g->k.max_ioeventfds = MAX(feed_u8(f) & 7, bed->g->k.nr_ioeventfds);
 	if (bed->b->loose)
-		fake_kvm_fail(&bed->g->k, requests[feed_below(f, 3)], feed_u8(f) & 3, ENOSPC);
+		fake_kvm_fail(&bed->g->k, requests[feed_below(f, 2)], feed_u8(f) & 3, ENOSPC);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

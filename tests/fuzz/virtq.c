@@ -69,6 +69,30 @@ static void lie(struct bed *b, struct feed *f)
 	}
 }
 
+/* Every link of the chain stays in its table. A link out of it may well find RAM there. */
+static void check_links(const struct bed *b)
+{
+	const struct virtq *q = &b->v.queues[0];
+	gpa_t table = q->desc_gpa;
+	unsigned i = b->c.head, nr = q->size;
+	struct vring_desc d;
+
+	for (unsigned steps = 0;; steps++) {
+		FUZZ_CHECK(i < nr && steps <= q->size + 1024u, "descriptor %u of %u", i, nr);
+		if (ram_read(&b->m.ram, table + 16ull * i, &d, sizeof(d)))
+			FUZZ_CHECK(false, "a table outside of RAM");
+		if (d.flags & VRING_DESC_F_INDIRECT) {
+			table = d.addr;
+			nr = d.len / 16;
+			i = 0;
+			continue;
+		}
+		if (!(d.flags & VRING_DESC_F_NEXT))
+			return;
+		i = d.next;
+	}
+}
+
 static void check_chain(const struct bed *b)
 {
 	const struct virtq_chain *c = &b->c;
@@ -100,6 +124,7 @@ static void pop(struct bed *b, struct feed *f)
 	}
 	if (r != 1)
 		return;
+	check_links(b);
 	check_chain(b);
 	off = feed_u16(f);
 	n = chain_read(&b->c, off, buf, sizeof(buf));

@@ -237,6 +237,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct engine_vm *vm;
 	struct err e = { "" };
 
+	if (!mode) /* 4 MiB pages reach 40 bits, whatever there is */
+		b.maxphyaddr = MAX(b.maxphyaddr, 40);
 	b.ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	slot.host = b.ram;
 	if (b.ram == MAP_FAILED || engine_vm_create(&c, &vm, &e) ||

@@ -8,6 +8,7 @@ for target in tests/fuzz/*.c; do
 	case $target in
 	virtio) runs=100 ;;
 	boot | devices | engine | irq | pci | region) runs=250 ;;
+	walk) runs=1000 ;;
 	*) runs=2000 ;;
 	esac
 	test_one "fuzz: $target" 60 tests/fuzz/run "$target" check "$runs"
