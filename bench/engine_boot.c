@@ -3,6 +3,8 @@
  * Boot a Linux bzImage on the bare engine: one vCPU, a serial port that only
  * talks, PIC and PIT, nothing else. Shows how far a kernel comes without
  * softkvm's chips and how long it takes. engine_boot VMLINUZ [INITRD [CMDLINE]]
+ * `engine_boot --bios FILE` runs a firmware from its reset vector instead, with
+ * its debug port (402h).
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -160,9 +162,20 @@ static int op_io(void *cpu, struct engine_access *a)
 		} else if (!a->write) {
 			a->data = 0;
 		}
-	} else if (p == 0x70 || p == 0x71) {
+	} else if (p == 0x70) {
+		b->cmos = (uint8_t)a->data & 0x7f;
+	} else if (p == 0x71) {
+		uint32_t above = (uint32_t)((RAM_SIZE - (16 << 20)) >> 16);
+
 		if (!a->write)
-			a->data = 0;
+			a->data = b->cmos == 0x34 ? above & 0xff : b->cmos == 0x35 ? above >> 8 : 0;
+	} else if (p == 0x402) {
+		uint8_t c = (uint8_t)a->data;
+
+		if (a->write)
+			(void)!write(1, &c, 1);
+		else
+			a->data = 0xe9;
 	}
 	pthread_mutex_unlock(&b->lock);
 	return 0;
@@ -178,7 +191,7 @@ static int op_mmio(void *cpu, struct engine_access *a)
 static int op_rdmsr(void *cpu, uint32_t index, uint64_t *val)
 {
 	*val = 0;
-	return getenv("MSR_GP") != NULL;
+	return 0;
 }
 
 static int op_wrmsr(void *cpu, uint32_t index, uint64_t val)
@@ -341,6 +354,21 @@ static void load(struct box *b, const char *kernel, const char *initrd, const ch
 	engine_set_regs(b->cpu, &r);
 }
 
+/* The image ends at 1 MiB and at 4 GiB; the vCPU is as RESET left it. */
+static void load_bios(struct box *b, struct engine_vm *vm, const struct engine_slot *ram, const char *name)
+{
+	size_t size;
+	const uint8_t *f = file_map(name, &size);
+	uint8_t *rom = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct engine_slot s[2] = {*ram, {.gpa = (1ull << 32) - size, .size = size, .host = rom,
+					  .flags = ENGINE_SLOT_RDONLY}};
+
+	memcpy(rom, f, size);
+	memcpy(b->ram + 0x100000 - size, f, size);
+	if (engine_vm_set_slots(vm, s, 2, NULL))
+		exit(1);
+}
+
 int main(int argc, char **argv)
 {
 	static struct box b;
@@ -367,9 +395,11 @@ int main(int argc, char **argv)
 	}
 	i8259_init(&b.pic, &pic_sink, &b, false);
 	i8254_init(&b.pit, 0, &pit_sink, &b, now_ns());
-	load(&b, argv[1], argc > 2 && argv[2][0] ? argv[2] : NULL,
-	     argc > 3 ? argv[3]
-		      : "console=ttyS0 earlyprintk=serial,ttyS0,115200 noapic nolapic acpi=off pci=off nokaslr "
+	if (!strcmp(argv[1], "--bios") && argc > 2)
+		load_bios(&b, vm, &slot, argv[2]);
+	else
+			load(&b, argv[1], argc > 2 && argv[2][0] ? argv[2] : NULL,
+		     argc > 3 ? argv[3] : "console=ttyS0 earlyprintk=serial,ttyS0,115200 noapic nolapic acpi=off pci=off nokaslr "
 			"mitigations=off tsc=reliable no_timer_check panic=-1 reboot=k");
 	if (getenv("ENGINE_DEBUG"))
 		engine_set_debug(b.cpu, (uint32_t)strtoul(getenv("ENGINE_DEBUG"), NULL, 0));
@@ -406,13 +436,6 @@ int main(int argc, char **argv)
 			fprintf(stderr, "shutdown: %s\n", x.text);
 			break;
 		}
-	}
-	if (getenv("ENGINE_DUMP")) {
-		uint64_t at = strtoull(getenv("ENGINE_DUMP"), NULL, 0);
-		FILE *f = fopen("/tmp/dump.bin", "w");
-
-		fwrite(b.ram + at, 1, 4096, f);
-		fclose(f);
 	}
 	b.over = true;
 	pthread_join(t, NULL);

@@ -65,6 +65,9 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 	bool narrow = in->addrsize == 4;
 
 	*constant = false;
+	/* CS is not writable: C knows the rules */
+	if (flat32(t) && in->seg == S_CS)
+		return false;
 	if (in->addrsize == 2 || (fsgs && flat32(t)) || in->disp != (int32_t)in->disp)
 		if (!(in->moffs && in->addrsize == 8 && !fsgs))
 			return false;

@@ -808,6 +808,49 @@ static void one_vcpu_changes_the_code_of_another(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(walk_memory, "1: mov %rdi,%rbx\nmov $64,%ecx\n2: mov %rax,(%rbx)\nadd (%rbx),%rdx\nadd $4096,%rbx\n"
+		     "dec %ecx\njnz 2b\ninc %rax\njmp 1b");
+
+static void maps_and_logs_change_under_a_running_guest(void **state)
+{
+	struct env *e = env_create(1);
+	struct runner r = {e, 0, 0};
+	static uint64_t dirty[ENV_RAM / 4096 / 64];
+	struct engine_slot s[2] = {{.gpa = 0, .size = ENV_RAM, .host = e->ram, .dirty = dirty}, {.gpa = 1u << 30}};
+	struct err err;
+	pthread_t t;
+
+	for (uint64_t p = 0; p < 64; p++)
+		env_map(e, VA + p * 4096, PA + p * 4096, PTE_P_ | PTE_W_);
+	PUT(e, LOAD, walk_memory);
+	env_start(e, 0, 0, LOAD, ENV_KSTACK);
+	set_gpr(e, 0, 7, VA);
+	assert_int_equal(pthread_create(&t, NULL, run_thread, &r), 0);
+	for (int i = 0; i < 200; i++) {
+		/* a slot that comes and goes, and whose memory goes with it */
+		s[1].size = 4096;
+		s[1].host = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), 0);
+		assert_int_equal(engine_vm_set_slots(e->vm, s, 1, &err), 0);
+		munmap(s[1].host, 4096);
+		/* what is written after the log was cleared is in it, or seen in memory */
+		uint64_t *page = (uint64_t *)(e->ram + PA + 4096 * (uint64_t)(i % 64)), before, after;
+		uint64_t bit = (PA >> 12) + (uint64_t)(i % 64);
+
+		__atomic_fetch_and(&dirty[bit / 64], ~(1ull << bit % 64), __ATOMIC_SEQ_CST);
+		engine_vm_protect(e->vm, PA, 64 * 4096);
+		before = __atomic_load_n(page, __ATOMIC_SEQ_CST);
+		for (int k = 0; k < 1000; k++)
+			after = __atomic_load_n(page, __ATOMIC_SEQ_CST);
+		if (after != before)
+			assert_true(__atomic_load_n(&dirty[bit / 64], __ATOMIC_SEQ_CST) >> bit % 64 & 1);
+	}
+	engine_vcpu_kick(e->cpu[0], ENGINE_KICK_EXIT);
+	pthread_join(t, NULL);
+	assert_int_equal(r.result, -(int)ENGINE_EXIT_INTR - 1);
+	env_destroy(e);
+}
+
 /* ---- the API's own refusals ---- */
 
 static void bad_state_is_refused(void **state)
@@ -893,6 +936,7 @@ int main(void)
 		cmocka_unit_test(xsave_keeps_vectors),
 		cmocka_unit_test(locked_counters_agree),
 		cmocka_unit_test(one_vcpu_changes_the_code_of_another),
+		cmocka_unit_test(maps_and_logs_change_under_a_running_guest),
 		cmocka_unit_test(bad_state_is_refused),
 		cmocka_unit_test(msrs_and_hypercalls_reach_the_ops),
 	};
