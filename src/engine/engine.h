@@ -220,6 +220,7 @@ struct engine_debugregs {
 };
 
 void engine_get_regs(const struct engine_vcpu *v, struct engine_regs *r);
+/* Between an IO or MMIO exit and re-entry: with another RIP the access is given up, with the same it goes on. */
 void engine_set_regs(struct engine_vcpu *v, const struct engine_regs *r);
 void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
 /* Errors: -EINVAL for combinations that no processor can be in (PG without PE, …). */

@@ -77,8 +77,17 @@ void engine_get_regs(const struct engine_vcpu *v, struct engine_regs *r)
 	r->rflags = flags_get(v);
 }
 
+/* The caller sends the CPU elsewhere: an access in flight is no longer anybody's. */
+static void drop_access(struct engine_vcpu *v)
+{
+	v->replay_n = v->replay_i = 0;
+	v->replay_wait = false;
+}
+
 void engine_set_regs(struct engine_vcpu *v, const struct engine_regs *r)
 {
+	if (r->rip != v->rip)
+		drop_access(v);
 	for (int i = 0; i < 16; i++)
 		v->gpr[i] = r->gpr[i];
 	v->rip = r->rip;

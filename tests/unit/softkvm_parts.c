@@ -396,39 +396,98 @@ static void test_many_vcpus(void **state)
 	softkvm_destroy(ctx);
 }
 
+struct guest {
+	uint8_t *mem;
+	struct kvm_run *run;
+	void *ctx;
+	int vm, cpu;
+};
+
+/* A vCPU without chips at 1000h of 64 KiB, in real mode. */
+static void guest_create(struct guest *g, bool no_apicv, const uint8_t *code, size_t len)
+{
+	struct kvm_userspace_memory_region slot = { .memory_size = 0x10000 };
+	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
+	struct softkvm_config c;
+	struct kvm_sregs sr;
+	int sys;
+
+	g->mem = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(g->mem != MAP_FAILED);
+	slot.userspace_addr = (uintptr_t)g->mem;
+	softkvm_config_init(&c, false);
+	c.no_apicv = no_apicv;
+	assert_int_equal(softkvm_create(&g->ctx, &c), 0);
+	sys = softkvm_ops.open(g->ctx);
+	g->vm = call(g->ctx, sys, KVM_CREATE_VM, 0);
+	assert_int_equal(call(g->ctx, g->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot), 0);
+	g->cpu = call(g->ctx, g->vm, KVM_CREATE_VCPU, 0);
+	assert_int_equal(softkvm_ops.mmap(g->ctx, g->cpu, 12288, (void **)&g->run), 0);
+	memcpy(g->mem + 0x1000, code, len);
+	assert_int_equal(call(g->ctx, g->cpu, KVM_GET_SREGS, (uintptr_t)&sr), 0);
+	sr.cs.base = sr.cs.selector = 0;
+	assert_int_equal(call(g->ctx, g->cpu, KVM_SET_SREGS, (uintptr_t)&sr), 0);
+	assert_int_equal(call(g->ctx, g->cpu, KVM_SET_REGS, (uintptr_t)&r), 0);
+}
+
+static void guest_destroy(struct guest *g)
+{
+	softkvm_ops.munmap(g->ctx, g->run, 12288);
+	softkvm_destroy(g->ctx);
+	munmap(g->mem, 0x10000);
+}
+
 /* A guest without a way out ends as a shutdown; apicv off makes no difference to what is seen. */
 static void test_shutdown(void **state)
 {
 	static const uint8_t code[] = { 0x0f, 0x01, 0x1e, 0x00, 0x50, 0xcc }; /* lidt 0x5000; int3 */
-	uint8_t *mem = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct kvm_userspace_memory_region slot = {
-		.memory_size = 0x10000, .userspace_addr = (uintptr_t)mem,
-	};
-	struct softkvm_config c;
-	struct kvm_sregs sr;
-	struct kvm_regs r = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 };
-	struct kvm_run *run;
-	void *ctx;
-	int sys, vm, cpu;
+	struct guest g;
 
-	softkvm_config_init(&c, false);
-	c.no_apicv = true;
-	assert_int_equal(softkvm_create(&ctx, &c), 0);
-	sys = softkvm_ops.open(ctx);
-	vm = call(ctx, sys, KVM_CREATE_VM, 0);
-	assert_int_equal(call(ctx, vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot), 0);
-	cpu = call(ctx, vm, KVM_CREATE_VCPU, 0);
-	assert_int_equal(softkvm_ops.mmap(ctx, cpu, 12288, (void **)&run), 0);
-	memcpy(mem + 0x1000, code, sizeof(code));
-	assert_int_equal(call(ctx, cpu, KVM_GET_SREGS, (uintptr_t)&sr), 0);
-	sr.cs.base = sr.cs.selector = 0;
-	assert_int_equal(call(ctx, cpu, KVM_SET_SREGS, (uintptr_t)&sr), 0);
-	assert_int_equal(call(ctx, cpu, KVM_SET_REGS, (uintptr_t)&r), 0);
-	assert_int_equal(call(ctx, cpu, KVM_RUN, 0), 0);
-	assert_int_equal(run->exit_reason, KVM_EXIT_SHUTDOWN);
-	softkvm_ops.munmap(ctx, run, 12288);
-	softkvm_destroy(ctx);
-	munmap(mem, 0x10000);
+	guest_create(&g, true, code, sizeof(code));
+	assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+	assert_int_equal(g.run->exit_reason, KVM_EXIT_SHUTDOWN);
+	guest_destroy(&g);
+}
+
+static void test_guest_debug(void **state)
+{
+	static const uint8_t code[] = { 0x90, 0x40, 0x40, 0xcc, 0xf4 }; /* nop; inc; inc; int3; hlt */
+	static const uint64_t after[] = { 0x1001, 0x1002, 0x1003 };
+	struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP |
+						KVM_GUESTDBG_USE_SW_BP };
+	struct guest g;
+
+	guest_create(&g, false, code, sizeof(code));
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(after); i++) {
+		assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+		assert_int_equal(g.run->exit_reason, KVM_EXIT_DEBUG);
+		assert_int_equal(g.run->debug.arch.exception, 1);
+		assert_int_equal(g.run->debug.arch.pc, after[i]);
+		assert_true(g.run->debug.arch.dr6 & 1 << 14);
+	}
+	assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+	assert_int_equal(g.run->exit_reason, KVM_EXIT_DEBUG);
+	assert_int_equal(g.run->debug.arch.exception, 3);
+	assert_int_equal(g.run->debug.arch.pc, 0x1003);
+	/* Not offered, so refused. */
+	d.control |= KVM_GUESTDBG_USE_HW_BP;
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), -EINVAL);
+	guest_destroy(&g);
+}
+
+/* The memory behind a slot is gone: the caller's mistake may end the run, but not the process. */
+static void test_slot_without_memory(void **state)
+{
+	static const uint8_t code[] = { 0xa0, 0x00, 0x90, 0xf4 }; /* mov 0x9000,%al; hlt */
+	struct guest g;
+	int r;
+
+	guest_create(&g, false, code, sizeof(code));
+	assert_int_equal(mprotect(g.mem + 0x9000, 4096, PROT_NONE), 0);
+	r = call(g.ctx, g.cpu, KVM_RUN, 0);
+	assert_true(r == -EFAULT || !r);
+	guest_destroy(&g);
 }
 
 static void test_pvclock_scale(void **state)
@@ -459,6 +518,7 @@ int main(void)
 		cmocka_unit_test(test_copies), cmocka_unit_test(test_fds_closed_outside),
 		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
+		cmocka_unit_test(test_guest_debug), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_pvclock_scale),
 	};
 
