@@ -3,4 +3,4 @@
 # (docs/ENGINE.md, "Registers and stack").
 ENGINE_CFLAGS := -mgeneral-regs-only $(if $(findstring clang,$(CC)),-fno-builtin-memset \
                  -fno-builtin-memcpy,-fno-tree-loop-distribute-patterns)
-$(O)/src/engine/%.o: CFLAGS += $(ENGINE_CFLAGS)
+$(O)/src/engine/%.o $(O)/pic/src/engine/%.o: CFLAGS += $(ENGINE_CFLAGS)

@@ -476,11 +476,14 @@ static const ZydisMachineMode modes[9] = {
 	[8] = ZYDIS_MACHINE_MODE_LONG_64,
 };
 
+static bool has_ext(const struct engine_vcpu *v, unsigned int x)
+{
+	return x < 128 && (v->ext_ok[x / 64] >> (x % 64) & 1);
+}
+
 static bool ext_allowed(const struct engine_vcpu *v, const ZydisDecodedInstruction *z)
 {
-	unsigned int x = (unsigned int)z->meta.isa_ext;
-
-	if (x >= 128 || !(v->ext_ok[x / 64] >> (x % 64) & 1))
+	if (!has_ext(v, (unsigned int)z->meta.isa_ext))
 		return false;
 	if (z->meta.isa_set == ZYDIS_ISA_SET_CMPXCHG16B)
 		return v->feat & FEAT_CX16;
@@ -555,6 +558,9 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 			 v->seg[S_SS].attr & SEG_DB ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_16);
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	/* a processor without these ignores the prefix: REP BSF, REP BSR */
+	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_TZCNT, has_ext(v, ZYDIS_ISA_EXT_BMI1));
+	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_LZCNT, has_ext(v, ZYDIS_ISA_EXT_LZCNT));
 	*in = (struct insn){.code = (uint8_t)code, .base = -1, .index = -1};
 	ZyanStatus st = ZydisDecoderDecodeFull(&d, p, n > 15 ? 15 : n, &z, ops);
 

@@ -58,6 +58,8 @@ static void op_cpuid(void *cpu, uint32_t leaf, uint32_t sub, uint32_t r[4])
 		r[1] &= ~env_of(cpu)->cpuid_hide7b;
 		r[2] |= 1u << 2; /* UMIP */
 	}
+	if (leaf == 0x80000001)
+		r[2] &= ~env_of(cpu)->cpuid_hide81c;
 }
 
 static int op_intr(void *cpu)

@@ -55,6 +55,7 @@ struct env {
 	uint64_t cr8;
 	uint64_t hyper_nr;
 	uint32_t cpuid_hide7b; /* bits of leaf 7 EBX to hide */
+	uint32_t cpuid_hide81c; /* and of 80000001h ECX */
 };
 
 /* n_cpu vCPUs in 64-bit mode at CPL 0 with the tables above; low 2 MiB mapped 1:1 for the kernel. */
