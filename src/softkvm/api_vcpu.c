@@ -121,8 +121,8 @@ static int set_lapic(void *obj, uintptr_t arg)
 
 	if (!v->has_lapic)
 		return -EINVAL;
-	/* What was posted belongs to the state that goes. */
-	vcpu_sync_irr(v);
+	/* What was posted since the state was read is not in it: it stays posted, as in KVM. */
+	pv_eoi_collect(v);
 	r = lapic_load(&v->lapic, (void *)arg, clock_ns());
 	v->timer_dirty = true;
 	vcpu_lapic_done(v);

@@ -490,6 +490,30 @@ static void test_slot_without_memory(void **state)
 	guest_destroy(&g);
 }
 
+/* An interrupt that comes between KVM_GET_LAPIC and KVM_SET_LAPIC is not lost. */
+static void test_set_lapic_keeps_posted(void **state)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x41 };
+	struct kvm_lapic_state l;
+	void *ctx;
+	int sys, vm, cpu;
+
+	assert_int_equal(softkvm_create(&ctx, NULL), 0);
+	sys = softkvm_ops.open(ctx);
+	vm = call(ctx, sys, KVM_CREATE_VM, 0);
+	assert_int_equal(call(ctx, vm, KVM_CREATE_IRQCHIP, 0), 0);
+	cpu = call(ctx, vm, KVM_CREATE_VCPU, 0);
+	assert_int_equal(call(ctx, cpu, KVM_GET_LAPIC, (uintptr_t)&l), 0);
+	l.regs[0xf1] |= 1;
+	assert_int_equal(call(ctx, cpu, KVM_SET_LAPIC, (uintptr_t)&l), 0);
+	assert_int_equal(call(ctx, cpu, KVM_GET_LAPIC, (uintptr_t)&l), 0);
+	assert_int_equal(call(ctx, vm, KVM_SIGNAL_MSI, (uintptr_t)&msi), 1);
+	assert_int_equal(call(ctx, cpu, KVM_SET_LAPIC, (uintptr_t)&l), 0);
+	assert_int_equal(call(ctx, cpu, KVM_GET_LAPIC, (uintptr_t)&l), 0);
+	assert_int_equal(load_le32(l.regs + 0x220), 1 << 1);
+	softkvm_destroy(ctx);
+}
+
 static void test_pvclock_scale(void **state)
 {
 	static const uint32_t khz[] = { 1000, 999999, 1000000, 2100000, 2445424, 5000000, 1 };
@@ -519,7 +543,7 @@ int main(void)
 		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_guest_debug), cmocka_unit_test(test_slot_without_memory),
-		cmocka_unit_test(test_pvclock_scale),
+		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
 	};
 
 	return RUN(tests);
