@@ -39,6 +39,16 @@ struct hmem {
 #define GS_MEM(field) ((struct hmem){.base = -1, .index = -1, .gs = true, \
 				     .disp = (int32_t)offsetof(struct engine_vcpu, field)})
 
+/* The base of segment s. offsetof() with an index that is no constant goes wrong in gcc 12 under
+ * -fsanitize=address,undefined. */
+static inline struct hmem gs_seg_base(unsigned int s)
+{
+	struct hmem m = GS_MEM(seg[0].base);
+
+	m.disp += (int32_t)(s * sizeof(((struct engine_vcpu *)0)->seg[0]));
+	return m;
+}
+
 static inline struct hmem gs_gpr(unsigned int g)
 {
 	return (struct hmem){.base = -1, .index = -1, .gs = true,

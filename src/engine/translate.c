@@ -244,8 +244,7 @@ static bool tsc_emit(struct tr *t, const struct insn *in)
 static bool base_emit(struct tr *t, const struct insn *in)
 {
 	int s = in->mnem == ZYDIS_MNEMONIC_RDFSBASE ? S_FS : S_GS;
-	struct hmem m = {.base = -1, .index = -1, .gs = true,
-			 .disp = (int32_t)offsetof(struct engine_vcpu, seg[s].base)};
+	struct hmem m = gs_seg_base((unsigned int)s);
 
 	if (!(t->mode & MODE_FSGS) || flat32(t))
 		return false;

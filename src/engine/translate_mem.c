@@ -83,8 +83,7 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 		}
 		if (a != (uint64_t)(int32_t)a)
 			return false;
-		e_load(&t->e, S1, (struct hmem){.base = -1, .index = -1, .gs = true,
-						.disp = (int32_t)offsetof(struct engine_vcpu, seg[in->seg].base)});
+		e_load(&t->e, S1, gs_seg_base(in->seg));
 		*x = at(S1, (int32_t)a);
 		return true;
 	}
@@ -98,14 +97,11 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 		*x = at(S0, 0);
 	}
 	if (fsgs) {
-		struct hmem base = {.base = -1, .index = -1, .gs = true,
-				    .disp = (int32_t)offsetof(struct engine_vcpu, seg[in->seg].base)};
-
 		if (x->index >= 0) {
 			e_lea(&t->e, S0, *x, true);
 			*x = at(S0, 0);
 		}
-		e_load(&t->e, S1, base);
+		e_load(&t->e, S1, gs_seg_base(in->seg));
 		x->index = S1;
 		x->scale = 0;
 	}

@@ -77,6 +77,13 @@ static int pin_set(struct kvm_pic_state *c, unsigned pin, bool level)
 	return c->imr & bit ? -1 : ret;
 }
 
+/* Stored whole: i8259_output() is for any thread, without the caller's lock. */
+static void set_output(struct i8259 *pic, bool output)
+{
+	__atomic_store_n(&pic->output, output, __ATOMIC_SEQ_CST);
+	pic->sink->output(pic->opaque, output);
+}
+
 static void update_output(struct i8259 *pic)
 {
 	bool output;
@@ -88,10 +95,8 @@ static void update_output(struct i8259 *pic)
 	}
 	output = pin_wanted(pic, &pic->chip[0]) != NO_IRQ;
 	pic->update_due = false;
-	if (output == pic->output)
-		return;
-	pic->output = output;
-	pic->sink->output(pic->opaque, output);
+	if (output != pic->output)
+		set_output(pic, output);
 }
 
 /* With acks outstanding the wires are looked at after they have run. */
@@ -351,10 +356,8 @@ uint8_t i8259_inta(struct i8259 *pic, uint32_t *acks)
 	int pin = pin_wanted(pic, c);
 
 	/* INTA takes the wire down; a request that is left makes it an edge again. */
-	if (pic->output) {
-		pic->output = false;
-		pic->sink->output(pic->opaque, false);
-	}
+	if (pic->output)
+		set_output(pic, false);
 	if (pin == NO_IRQ) {
 		pin = 7;
 	} else {

@@ -80,7 +80,7 @@ void i8259_complete(struct i8259 *pic);
 
 static inline bool i8259_output(const struct i8259 *pic)
 {
-	return pic->output;
+	return __atomic_load_n(&pic->output, __ATOMIC_SEQ_CST);
 }
 
 /* which: KVM_IRQCHIP_PIC_MASTER or _SLAVE; -EINVAL otherwise. Load takes any value, as KVM. */

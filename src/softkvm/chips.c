@@ -323,7 +323,7 @@ void vmchips_scan_eois(struct soft_vcpu *v)
 
 bool vmchips_extint_pending(struct soft_vm *vm)
 {
-	return __atomic_load_n(&vm->chips.pic.output, __ATOMIC_SEQ_CST);
+	return i8259_output(&vm->chips.pic);
 }
 
 int vmchips_inta(struct soft_vm *vm)

@@ -65,7 +65,7 @@ static int run_once(struct side *s)
 {
 	struct kvm_run *run = s->run[0];
 	int r = side_ioctl_val(s, s->vcpu[0], KVM_RUN, 0);
-	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	uint8_t *data = (uint8_t *)((uintptr_t)run + run->io.data_offset); /* if it is KVM_EXIT_IO */
 
 	if (r) {
 		say_result(s, "KVM_RUN", r);
