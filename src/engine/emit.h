@@ -39,8 +39,7 @@ struct hmem {
 #define GS_MEM(field) ((struct hmem){.base = -1, .index = -1, .gs = true, \
 				     .disp = (int32_t)offsetof(struct engine_vcpu, field)})
 
-/* The base of segment s. offsetof() with an index that is no constant goes wrong in gcc 12 under
- * -fsanitize=address,undefined. */
+/* The base of segment s. */
 static inline struct hmem gs_seg_base(unsigned int s)
 {
 	struct hmem m = GS_MEM(seg[0].base);
