@@ -187,6 +187,11 @@ static int set_msrs(void *obj, uintptr_t arg)
 
 /* ---- CPUID ------------------------------------------------------------------------- */
 
+static bool same_cpuid(const struct soft_vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned nr)
+{
+	return nr == v->nr_cpuid && (!nr || !memcmp(e, v->cpuid, nr * sizeof(*e)));
+}
+
 static int set_cpuid2(void *obj, uintptr_t arg)
 {
 	V;
@@ -204,8 +209,7 @@ static int set_cpuid2(void *obj, uintptr_t arg)
 	r = copy_from_user(e, arg + sizeof(head), head.nent * sizeof(*e));
 	/* Once the guest has run it must not find another processor. */
 	if (!r && v->has_run)
-		r = head.nent == v->nr_cpuid && !memcmp(e, v->cpuid, head.nent * sizeof(*e)) ? 1
-											    : -EINVAL;
+		r = same_cpuid(v, e, head.nent) ? 1 : -EINVAL;
 	if (!r)
 		r = state_set_cpuid(v, e, head.nent);
 	if (!r)
