@@ -126,6 +126,9 @@ int vcpu_mapped(struct soft_file *f, void *p, size_t size);
 void vcpu_accept_apic_events(struct soft_vcpu *v);
 /* KVM_RUN */
 int vcpu_run_loop(struct soft_vcpu *v);
+/* Leave the guest once user space's interrupt can be taken, if it asked for that (and LINT0 does
+ * not mask it). */
+void vcpu_update_window(struct soft_vcpu *v);
 
 /* vcpu_irq.c: local APIC and what the engine asks about interrupts. */
 extern const struct lapic_sink vcpu_lapic_sink, vcpu_lapic_sink_no_apicv;

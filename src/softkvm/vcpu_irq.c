@@ -169,6 +169,7 @@ void vcpu_lapic_done(struct soft_vcpu *v)
 		for (unsigned i = 0; i < 4; i++)
 			if (v->lapic.eoi_vectors[i])
 				vcpu_request(v, REQ_EOI_EXIT);
+		vcpu_update_window(v); /* LINT0 may have been unmasked */
 	} else {
 		while ((vector = lapic_take_eoi(&v->lapic, &level)) >= 0)
 			vmchips_eoi(v, (uint8_t)vector, level);

@@ -313,26 +313,36 @@ static bool user_injects(struct soft_vcpu *v)
 	return vm_irqchip(v->vm) != IRQCHIP_KERNEL;
 }
 
-static bool ready_for_injection(struct soft_vcpu *v)
+/* Is there room for its next vector, and does the local APIC let it through? */
+static bool accepts_user_irq(struct soft_vcpu *v)
 {
-	if (!user_injects(v) || !engine_can_inject(v->cpu))
-		return false;
 	if (!v->has_lapic)
 		return v->user_vector < 0;
 	return v->extint_vector < 0 && lapic_accepts_extint(&v->lapic);
 }
 
+static bool ready_for_injection(struct soft_vcpu *v)
+{
+	return user_injects(v) && engine_can_inject(v->cpu) && accepts_user_irq(v);
+}
+
+void vcpu_update_window(struct soft_vcpu *v)
+{
+	if (user_injects(v))
+		engine_request_window(v->cpu, READ_ONCE(v->run->request_interrupt_window) &&
+						      accepts_user_irq(v));
+}
+
 static int enter_guest(struct soft_vcpu *v)
 {
-	bool window = user_injects(v) && READ_ONCE(v->run->request_interrupt_window);
 	int r;
 
-	if (window && ready_for_injection(v) && v->pending == PENDING_NONE) {
+	if (ready_for_injection(v) && v->pending == PENDING_NONE &&
+	    READ_ONCE(v->run->request_interrupt_window)) {
 		vcpu_stat(v, request_irq_exits);
 		return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
 	}
-	if (user_injects(v))
-		engine_request_window(v->cpu, window);
+	vcpu_update_window(v);
 	if (vcpu_has_interrupt(v))
 		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
 	complete_pending(v);

@@ -168,7 +168,7 @@ void say_lapic(struct side *s, unsigned i)
 		say(s, "lapic %u %03x: %08x", i, regs[r], load_le32(l.regs + regs[r]));
 }
 
-static void side_begin(struct side *s, bool soft)
+void side_begin(struct side *s, bool soft)
 {
 	*s = (struct side){ .soft = soft, .sys = -1, .vm = -1 };
 	for (unsigned i = 0; i < SIDE_VCPUS; i++)
@@ -184,7 +184,7 @@ static void side_begin(struct side *s, bool soft)
 	side_new_vm(s);
 }
 
-static void side_end(struct side *s)
+void side_end(struct side *s)
 {
 	close_vm(s);
 	assert_int_equal(s->api.ops->close(s->api.ctx, s->sys), 0);

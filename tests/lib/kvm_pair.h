@@ -28,6 +28,10 @@ bool kvm_pair_possible(void);
 /* Run script on both sides, each with a new system fd and VM; fail the test at the first line that differs. */
 void kvm_pair_run(const char *name, void (*script)(struct side *s, uint64_t seed), uint64_t seed);
 
+/* One side alone: a context, system fd and VM; and away with them. */
+void side_begin(struct side *s, bool soft);
+void side_end(struct side *s);
+
 /* Add a line. */
 void say(struct side *s, const char *fmt, ...) __printf(2, 3);
 /* Say name and result: 0 or positive as it is, errors by name. */

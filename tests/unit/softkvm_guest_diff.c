@@ -257,6 +257,76 @@ static void script_user_irq(struct side *s, uint64_t seed)
 	run_to_end(s); /* out of the halt */
 }
 
+/*
+ * With a split irqchip, too, as long as LINT0 lets it through: a window that is
+ * asked for while it does not must not stop the guest.
+ */
+static void script_split_window(struct side *s, uint64_t seed)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args[0] = 24 };
+	struct kvm_interrupt irq = { .irq = 0x30 };
+	struct kvm_lapic_state l;
+
+	vm_do(s, KVM_ENABLE_CAP, &cap);
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	set_vector(s, 0x30, 0x2000);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_LAPIC, &l), 0);
+	store_le32(l.regs + 0x350, 0x10700);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_SET_LAPIC, &l), 0);
+	/* sti; nop; out 0x80; nop; out 0x81; wait until 0x5000 is set; out 0x82 */
+	s->mem[0x5000] = 0;
+	LOAD(s, 2, 0xfb, 0x90, 0xe6, 0x80, 0x90, 0xe6, 0x81, 0x80, 0x3e, 0x00, 0x50, 0x00, 0x74, 0xf9,
+	     0xe6, 0x82, 0xf4);
+	s->run[0]->request_interrupt_window = 1;
+	run_once(s);
+	say(s, "ready %u if %u", s->run[0]->ready_for_interrupt_injection, s->run[0]->if_flag);
+	run_once(s);
+	store_le32(l.regs + 0x350, 0x700);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_SET_LAPIC, &l), 0);
+	run_once(s);
+	say(s, "ready %u if %u", s->run[0]->ready_for_interrupt_injection, s->run[0]->if_flag);
+	s->run[0]->request_interrupt_window = 0;
+	cpu_do(s, 0, KVM_INTERRUPT, &irq);
+	run_once(s);
+	s->mem[0x5000] = 1;
+	run_once(s);
+}
+
+/* The guest itself lets it through. */
+static void split_window_opens_with_lint0(void **state)
+{
+	static const uint8_t code[] = {
+		0xfb, 0x90, 0xb9, 0x35, 0x08, 0x00, 0x00, /* sti; nop; mov $0x835,%ecx: x2APIC's LINT0 */
+		0xb8, 0x00, 0x07, 0x00, 0x00, 0x31, 0xd2, /* mov $0x700,%eax; xor %edx,%edx */
+		0xe6, 0x80, 0x0f, 0x30, 0x90, 0xe6, 0x81, /* out; wrmsr; nop; out */
+	};
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args[0] = 24 };
+	struct kvm_lapic_state l;
+	struct kvm_sregs sr;
+	struct side s;
+
+	side_begin(&s, true);
+	vm_do(&s, KVM_ENABLE_CAP, &cap);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_LAPIC, &l), 0);
+	store_le32(l.regs + 0x350, 0x10700);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_LAPIC, &l), 0);
+	load(&s, code, sizeof(code), 2);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS, &sr), 0);
+	sr.cs.db = 1;
+	sr.cr0 |= 1;
+	sr.apic_base |= 0xc00;
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS, &sr), 0);
+	s.run[0]->request_interrupt_window = 1;
+	run_once(&s);
+	assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+	run_once(&s);
+	assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IRQ_WINDOW_OPEN);
+	side_end(&s);
+}
+
 /* ---- with the chips ---------------------------------------------------------------- */
 
 struct later {
@@ -511,6 +581,7 @@ static const struct script {
 	{ "ports", script_ports }, { "mmio", script_mmio }, { "readonly", script_readonly },
 	{ "dirty", script_dirty }, { "coalesced", script_coalesced },
 	{ "doorbells", script_doorbells }, { "user irq", script_user_irq },
+	{ "split window", script_split_window },
 	{ "wake", script_wake }, { "sipi", script_sipi },
 	{ "signals", script_signals }, { "immediate", script_immediate },
 	{ "in flight", script_in_flight },
@@ -528,13 +599,15 @@ static void test_script(void **state)
 /* An argument picks scripts by name (* and ? match). */
 int main(int argc, char **argv)
 {
-	struct CMUnitTest tests[ARRAY_SIZE(scripts)];
+	struct CMUnitTest tests[ARRAY_SIZE(scripts) + 1];
 
 	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
 		tests[i] = (struct CMUnitTest){
 			.name = scripts[i].name, .test_func = test_script,
 			.initial_state = (void *)&scripts[i],
 		};
+	tests[ARRAY_SIZE(scripts)] =
+		(struct CMUnitTest)cmocka_unit_test(split_window_opens_with_lint0);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return RUN(tests);
