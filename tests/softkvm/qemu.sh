@@ -24,7 +24,7 @@ cases() {
 	q35-iothread   no   -M q35 -smp 2 IOTHREAD
 	q35-split      yes  -M q35,kernel-irqchip=split -smp 2 IOTHREAD
 	q35-split-smp4 no   -M q35,kernel-irqchip=split -smp 4
-	q35-off        yes  -M q35,kernel-irqchip=off -smp 1
+	q35-off        no   -M q35,kernel-irqchip=off -smp 1
 	q35-off-smp2   no   -M q35,kernel-irqchip=off -smp 2 IOTHREAD
 	q35-host       no   -M q35 -smp 2 -cpu host
 	q35-vga        no   -M q35 -smp 1 -device VGA -display none
