@@ -134,6 +134,19 @@ static int gate_call_inner(struct engine_vcpu *v, const struct insn *in, const s
 	return X_JUMP;
 }
 
+/* CALL's far return address: both words, or RSP as it was. */
+static int push_return(struct engine_vcpu *v, const struct insn *in, unsigned int size)
+{
+	uint64_t keep = v->gpr[R_SP];
+	int r = push_val(v, v->seg[S_CS].sel, size);
+
+	if (!r)
+		r = push_val(v, v->rip + in->len, size);
+	if (r)
+		v->gpr[R_SP] = keep;
+	return r;
+}
+
 static int far_transfer(struct engine_vcpu *v, const struct insn *in, uint16_t sel, uint64_t off,
 			bool call)
 {
@@ -146,17 +159,9 @@ static int far_transfer(struct engine_vcpu *v, const struct insn *in, uint16_t s
 	if (is_real(v) || is_vm86(v)) {
 		if (off > v->seg[S_CS].limit)
 			return raise_gp(v, 0);
-		if (call) {
-			uint64_t keep = v->gpr[R_SP];
-
-			r = push_val(v, v->seg[S_CS].sel, size);
-			if (!r)
-				r = push_val(v, v->rip + in->len, size);
-			if (r) {
-				v->gpr[R_SP] = keep;
-				return r;
-			}
-		}
+		r = call ? push_return(v, in, size) : 0;
+		if (r)
+			return r;
 		seg_load_real(v, S_CS, sel);
 		v->rip = off;
 		mode_update(v);
@@ -202,17 +207,9 @@ static int far_transfer(struct engine_vcpu *v, const struct insn *in, uint16_t s
 	r = rip_check(v, &cs, off);
 	if (r)
 		return r;
-	if (call) {
-		uint64_t keep = v->gpr[R_SP];
-
-		r = push_val(v, v->seg[S_CS].sel, size);
-		if (!r)
-			r = push_val(v, v->rip + in->len, size);
-		if (r) {
-			v->gpr[R_SP] = keep;
-			return r;
-		}
-	}
+	r = call ? push_return(v, in, size) : 0;
+	if (r)
+		return r;
 	cs_set(v, &cs, cpl(v));
 	v->rip = off;
 	return X_JUMP;
