@@ -12,7 +12,6 @@
 # Exit: 0 passed, 1 failed, 77 this host cannot (the last line says why).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-guest=${BELFRY_GUEST:-build/guest}
 limit=${SECONDS_EACH:-60}
 
 # name  in make check  machine and CPUs  virtio-blk's properties  what else
@@ -49,9 +48,8 @@ case ${1-} in
 -h | --help) sed -n '4,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 command -v qemu-system-x86_64 >/dev/null || skip 'no qemu-system-x86_64 (scripts/setup test)'
-for need in vmlinuz initrd.cpio root.ext4; do
-	[ -e "$guest/$need" ] || skip "no $guest/$need (make guest)"
-done
+scripts/guest-images || exit 1
+guest=$(scripts/guest-images --where)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
