@@ -9,10 +9,14 @@ bench: all $(BENCH_BINS)
 
 ## make bench-guest  the same guests on softkvm, under QEMU's TCG, and natively: a table
 ##                 (3 minutes; ARGS='--full --json=FILE' for the whole sizes, 12 minutes)
-bench-guest: all $(O)/bench/compare-guest $(O)/bench/work.cpio
+GUEST_BENCH := $(addprefix $(O)/bench/,compare-guest work work.cpio doorbell.elf)
+bench-guest: all $(GUEST_BENCH)
 	@scripts/setup
 	@scripts/guest-images
 	@$(O)/bench/compare-guest $(ARGS) $(O) "$$(scripts/guest-images --where)"
+
+# They must not rot: make check builds them.
+tests: $(BENCH_BINS) $(GUEST_BENCH)
 
 $(O)/bench/%: $(O)/bench/%.o $(LIB)
 	@mkdir -p $(@D)
@@ -35,3 +39,10 @@ $(O)/bench/work.cpio: $(O)/bench/work
 	@rm -rf $@.d && mkdir $@.d && cp $< $@.d/init
 	@cd $@.d && echo init | cpio --quiet --reproducible -R 0:0 -H newc -o >../$(@F)
 	@rm -rf $@.d
+
+# The bare-metal guest of the kicks and calls.
+$(O)/bench/doorbell.elf: bench/guest/doorbell.c bench/guest/mailbox.h $(O)/guest/start.o $(O)/guest/guest.o tests/guest/guest.ld
+	$(call say,CC,$<)
+	$(Q)$(CC) $(GUEST_CFLAGS) -Itests/guest -nostdlib -static -no-pie \
+	      -Wl,-T,tests/guest/guest.ld,--build-id=none,-z,noexecstack \
+	      -Wl,--no-warn-rwx-segments -o $@ $(filter %.c %.o,$^)

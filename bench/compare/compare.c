@@ -39,6 +39,12 @@ static struct metric metrics[] = {
 	{ "pipe-cpus", "pipe ping-pong between two CPUs", UNIT_MS, { 500, 2000 } },
 	{ "syscall", "system calls (getppid)", UNIT_MS, { 200000, 1000000 } },
 	{ "faults", "page faults, 64 MiB of new memory", UNIT_MS, { 1, 4 } },
+	{ "kick-pio", "port write until the device's thread, asleep, is awake", UNIT_US },
+	{ "kick-mmio", "the same, MMIO write", UNIT_US },
+	{ "kick-polled", "MMIO write until a thread that looks all the time sees it", UNIT_US },
+	{ "kick-cost", "MMIO write until the guest goes on", UNIT_US },
+	{ "call-halted", "write of the eventfd until the guest's handler runs, vCPU halted", UNIT_US },
+	{ "call-running", "the same, vCPU running", UNIT_US },
 	{ "resident-1", "memory beyond guest RAM, 1 vCPU", UNIT_MIB },
 	{ "resident-4", "the same, 4 vCPUs", UNIT_MIB },
 };
@@ -48,7 +54,7 @@ static const char *const unit_names[] = { "ms", "us", "MiB" };
 
 void series_add(struct series *s, double v)
 {
-	if (s->n < MAX_ROUNDS)
+	if (s->n < MAX_SAMPLES)
 		s->v[s->n++] = v;
 }
 
@@ -59,14 +65,13 @@ static int by_value(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-/* 0: nothing was measured. */
-static double median(const struct series *s)
+double series_median(const struct series *s)
 {
-	double v[MAX_ROUNDS];
+	double v[MAX_SAMPLES];
 
 	if (!s->n)
 		return 0;
-	memcpy(v, s->v, sizeof(v));
+	memcpy(v, s->v, s->n * sizeof(*v));
 	qsort(v, s->n, sizeof(*v), by_value);
 	return s->n % 2 ? v[s->n / 2] : (v[s->n / 2 - 1] + v[s->n / 2]) / 2;
 }
@@ -74,11 +79,11 @@ static double median(const struct series *s)
 /* Half the distance between the quartiles' ends, as a share of the median: how far to trust it. */
 static double spread(const struct series *s)
 {
-	double v[MAX_ROUNDS], m = median(s);
+	double v[MAX_SAMPLES], m = series_median(s);
 
 	if (s->n < 2 || m <= 0)
 		return 0;
-	memcpy(v, s->v, sizeof(v));
+	memcpy(v, s->v, s->n * sizeof(*v));
 	qsort(v, s->n, sizeof(*v), by_value);
 	return (v[s->n * 3 / 4] - v[s->n / 4]) / 2 / m;
 }
@@ -113,6 +118,14 @@ static void rows_of(struct compare *c, bool two_cpus, char *out, size_t size)
 	}
 }
 
+static bool wants_events(const struct compare *c)
+{
+	for (unsigned i = 0; i < c->nr; i++)
+		if (!strncmp(c->metrics[i].name, "kick-", 5) || !strncmp(c->metrics[i].name, "call-", 5))
+			return true;
+	return false;
+}
+
 static int side_round(struct compare *c, enum side side)
 {
 	struct metric *boot1 = metric_named(c, "boot-1"), *boot2 = metric_named(c, "boot-2");
@@ -134,6 +147,8 @@ static int side_round(struct compare *c, enum side side)
 		snprintf(rows, sizeof(rows), "idle:0%s", two);
 		r = run_rows(c, side, 2, rows, boot2, NULL);
 	}
+	if (!r && wants_events(c))
+		r = run_events(c, side);
 	if (!r && res4)
 		r = run_rows(c, side, 4, "idle:300", NULL, res4);
 	return r;
@@ -143,7 +158,7 @@ static int side_round(struct compare *c, enum side side)
 
 static void print_value(const struct metric *m, enum side s)
 {
-	double v = median(&m->value[s]);
+	double v = series_median(&m->value[s]);
 
 	if (m->lacks[s])
 		printf(" %10s", "lacks");
@@ -167,15 +182,15 @@ static void print_table(const struct compare *c, unsigned rounds)
 	       "by CPU", "+-%", "");
 	for (unsigned i = 0; i < c->nr; i++) {
 		const struct metric *m = &c->metrics[i];
-		double soft = median(&m->value[SOFT]), tcg = median(&m->value[TCG]);
+		double soft = series_median(&m->value[SOFT]), tcg = series_median(&m->value[TCG]);
 		double s = spread(&m->value[SOFT]), t = spread(&m->value[TCG]);
 
 		printf("%-11s %3s", m->name, unit_names[m->unit]);
 		for (enum side side = 0; side < NR_SIDES; side++)
 			print_value(m, side);
-		print_ratio(soft, median(&m->value[NATIVE]));
+		print_ratio(soft, series_median(&m->value[NATIVE]));
 		print_ratio(tcg, soft);
-		print_ratio(median(&m->cpu[TCG]), median(&m->cpu[SOFT]));
+		print_ratio(series_median(&m->cpu[TCG]), series_median(&m->cpu[SOFT]));
 		printf(" %5.0f  %s\n", 100 * (s > t ? s : t), m->what);
 	}
 	printf("medians of %u; tcg/soft: how many times faster than QEMU, by the clock and by the monitor's processor "
@@ -281,7 +296,8 @@ int main(int argc, char **argv)
 		{ "json", required_argument, NULL, 'j' },  { "verbose", no_argument, NULL, 'v' }, {},
 	};
 	struct compare c = { .metrics = metrics, .nr = ARRAY_SIZE(metrics) };
-	char belfry[PATH_MAX], work[PATH_MAX], cpio[PATH_MAX], vmlinuz[PATH_MAX], initrd[] = "/tmp/belfry-bench.XXXXXX";
+	char belfry[PATH_MAX], work[PATH_MAX], cpio[PATH_MAX], vmlinuz[PATH_MAX], doorbell[PATH_MAX];
+	char initrd[] = "/tmp/belfry-bench.XXXXXX";
 	const char *only = NULL, *json = NULL;
 	uint64_t rounds = 0, minutes = 0, start, longest = 0;
 	unsigned done = 0;
@@ -307,7 +323,9 @@ int main(int argc, char **argv)
 	snprintf(work, sizeof(work), "%s/bench/work", argv[optind]);
 	snprintf(cpio, sizeof(cpio), "%s/bench/work.cpio", argv[optind]);
 	snprintf(vmlinuz, sizeof(vmlinuz), "%s/vmlinuz", argv[optind + 1]);
+	snprintf(doorbell, sizeof(doorbell), "%s/bench/doorbell.elf", argv[optind]);
 	c.belfry = belfry;
+	c.doorbell = doorbell;
 	c.work = work;
 	c.vmlinuz = vmlinuz;
 	c.initrd = initrd;

@@ -10,10 +10,11 @@
 
 enum side { NATIVE, SOFT, TCG, NR_SIDES };
 
-#define MAX_ROUNDS 50
+#define MAX_ROUNDS  50
+#define MAX_SAMPLES 2000
 
 struct series {
-	double v[MAX_ROUNDS];
+	double v[MAX_SAMPLES];
 	unsigned n;
 };
 
@@ -31,7 +32,7 @@ struct metric {
 };
 
 struct compare {
-	const char *belfry, *with_softkvm, *work, *doorbell, *vmlinuz, *initrd;
+	const char *belfry, *work, *doorbell, *vmlinuz, *initrd;
 	bool full, verbose;
 	struct metric *metrics;
 	unsigned nr;
@@ -41,6 +42,8 @@ struct compare {
 /* NULL: there is none of that name, or it is not asked for. */
 struct metric *metric_find(struct compare *c, const char *name, size_t len);
 void series_add(struct series *s, double v);
+/* 0: nothing was measured. */
+double series_median(const struct series *s);
 
 /* ---- run.c ---- */
 
@@ -52,5 +55,10 @@ void series_add(struct series *s, double v);
  */
 int run_rows(struct compare *c, enum side side, unsigned cpus, const char *rows, struct metric *boot,
 	     struct metric *resident) __must_check;
+
+/* ---- events.c ---- */
+
+/* Kicks and calls, one by one, SOFT or TCG: the metrics kick-... and call-.... */
+int run_events(struct compare *c, enum side side) __must_check;
 
 #endif
