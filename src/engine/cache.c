@@ -67,7 +67,10 @@ static void emit_exit(struct emit *e, bool with_flags)
 		e1(e, pops[i]);
 }
 
-/* TLB miss: S0 = address, S2 = site. Called with guest registers live. */
+/*
+ * TLB miss: S1 = address, S2 = site. Called with guest registers live. The look-up is done again
+ * from its base register, which may be S0; S1 and S2 it makes anew.
+ */
 static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 {
 	static const uint8_t caller_saved[] = {R_AX, R_CX, R_DX, R_SI, R_DI, R_8};
@@ -76,12 +79,14 @@ static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 
 	for (unsigned int i = 0; i < sizeof(caller_saved); i++)
 		e_store(e, gs_gpr(caller_saved[i]), host_reg(caller_saved[i]));
+	e_store(e, F(tmp[1]), S0);
 	e_load(e, H_DI, F(self));
-	e_mov_rr(e, H_SI, S0);
+	e_mov_rr(e, H_SI, S1);
 	e_mov_rr(e, H_DX, S2);
 	m = F(fill_fn);
 	e_rm(e, 0xff, false, 2, &m); /* call */
 	e_mov_rr(e, S2, H_AX);
+	e_load(e, S0, F(tmp[1]));
 	e_rr(e, 0x85, true, H_AX, H_AX);
 	for (unsigned int i = 0; i < sizeof(caller_saved); i++)
 		e_load(e, host_reg(caller_saved[i]), gs_gpr(caller_saved[i]));

@@ -42,10 +42,7 @@ struct hmem {
 /* The base of segment s. */
 static inline struct hmem gs_seg_base(unsigned int s)
 {
-	struct hmem m = GS_MEM(seg[0].base);
-
-	m.disp += (int32_t)(s * sizeof(((struct engine_vcpu *)0)->seg[0]));
-	return m;
+	return GS_MEM(seg[s].base);
 }
 
 static inline struct hmem gs_gpr(unsigned int g)

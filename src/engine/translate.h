@@ -14,8 +14,6 @@ struct late {
 	uint8_t *patch;
 	uint32_t site;
 	bool constant;	   /* address is value, else expr */
-	bool in_s0;	   /* S0 holds it already */
-	bool narrow;	   /* 32-bit address arithmetic */
 	uint64_t value;
 	struct hmem expr;
 };

@@ -151,8 +151,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		e_lea(e, S0, x, !narrow);
 		x = at(S0, 0);
 	}
-	*l = (struct late){.site = t->c->n_sites++, .constant = constant, .value = value, .expr = x,
-			   .in_s0 = !constant && x.base == S0 && x.disp == 0};
+	*l = (struct late){.site = t->c->n_sites++, .constant = constant, .value = value, .expr = x};
 	*s = (struct site){.rip = t->rip, .retry = tr_off(t), .size = (uint16_t)size, .write = write,
 			   .mode = (uint8_t)tm, .cls = (uint8_t)cls, .flags_saved = t->saved};
 	t->n_late++;
@@ -212,9 +211,9 @@ void late_emit(struct tr *t)
 
 		e_patch_here(e, l->patch);
 		if (l->constant)
-			e_mov_imm(e, S0, l->value);
-		else if (!l->in_s0)
-			e_lea(e, S0, l->expr, true);
+			e_mov_imm(e, S1, l->value);
+		else
+			e_lea(e, S1, l->expr, true);
 		e_mov_imm(e, S2, l->site);
 		e_jmp_to(e, t->c->rw + t->c->s_tlb);
 	}

@@ -285,6 +285,47 @@ static void double_and_triple_faults(void **state)
 	env_destroy(e);
 }
 
+/* Addresses through R9 and R10, which are not in registers of the host: with a displacement, without,
+ * with an index, off a segment. */
+SNIPPET(walk_pages, "1: mov 8(%r9),%rax\nadd %rax,%rbx\nmov %rax,16(%r9)\nadd $0x1000,%r9\n"
+		    "add (%r9),%rbx\nmov (%r9,%r10,8),%rax\nadd %rax,%rbx\nadd $0x1000,%r9\n"
+		    "mov %gs:8(%r9),%rax\nadd %rax,%rbx\nadd $0x1000,%r9\n"
+		    "dec %ecx\njnz 1b\nint3");
+
+static void first_touch_of_a_page_stays_in_translated_code(void **state)
+{
+	enum { PAGES = 96, TOUCHED = 0x40000000 };
+	struct env *e = env_create(1);
+	struct engine_stats before, after;
+	struct engine_exit x;
+	uint64_t sum = 0;
+
+	PUT(e, LOAD, walk_pages);
+	for (unsigned int i = 0; i < PAGES; i++) {
+		uint64_t *p = (uint64_t *)(e->ram + 0x200000 + 4096 * i);
+
+		env_map(e, TOUCHED + 4096 * i, 0x200000 + 4096 * i, PTE_P_ | PTE_W_);
+		p[0] = i;
+		p[1] = 1000 + i;
+		/* the index is 1: the same word as with the displacement */
+		sum += i % 3 == 1 ? p[0] + p[1] : p[1];
+	}
+	env_start(e, 0, 0, LOAD, ENV_KSTACK);
+	set_gpr(e, 0, 9, TOUCHED);
+	set_gpr(e, 0, 10, 1);
+	set_gpr(e, 0, 3, 0);
+	set_gpr(e, 0, 1, PAGES / 3);
+	engine_get_stats(e->cpu[0], &before);
+	assert_int_equal(env_run(e, 0, &x), 256);
+	engine_get_stats(e->cpu[0], &after);
+	assert_int_equal(regs(e).gpr[3], sum);
+	for (unsigned int i = 0; i < PAGES; i += 3)
+		assert_int_equal(*(uint64_t *)(e->ram + 0x200000 + 4096 * i + 16), 1000 + i);
+	/* an INT3, its frame; not an instruction a page */
+	assert_in_range(after.bounced - before.bounced, 0, 8);
+	env_destroy(e);
+}
+
 SNIPPET(user_syscall, "mov $1,%eax\nsyscall\nint3");
 SNIPPET(kernel_syscall, "swapgs\nmov %gs:0,%rbx\nadd $41,%eax\nswapgs\nsysretq");
 
@@ -489,6 +530,7 @@ int main(void)
 		cmocka_unit_test(large_pages_translate),
 		cmocka_unit_test(int_and_iret_change_privilege),
 		cmocka_unit_test(double_and_triple_faults),
+		cmocka_unit_test(first_touch_of_a_page_stays_in_translated_code),
 		cmocka_unit_test(syscall_and_sysret),
 		cmocka_unit_test(compatibility_mode_runs),
 		cmocka_unit_test(interrupts_reach_a_spinning_guest),
