@@ -1,7 +1,7 @@
 # Belfry. `make help` lists the targets.
 #
 # Objects go to build/$(MODE); the release program is also left as build/belfry.
-# MODE: rel (default), dbg, asan, ubsan, tsan, cov. CC: gcc (default) or clang.
+# MODE: rel (default), dbg, asan (with ubsan), ubsan, tsan, cov. CC: gcc (default) or clang.
 
 MODE   ?= rel
 O      := build/$(MODE)
@@ -14,7 +14,7 @@ WARN   := -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wpoint
           -Wno-unused-parameter -Wno-missing-field-initializers -Wno-gnu-variable-sized-type-not-at-end
 CFLAGS_rel   := -O2 -g
 CFLAGS_dbg   := -Og -g -DBELFRY_DEBUG=1
-CFLAGS_asan  := -O1 -g -fsanitize=address -fno-omit-frame-pointer
+CFLAGS_asan  := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CFLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
 CFLAGS_tsan  := -O1 -g -fsanitize=thread
 CFLAGS_cov   := -O0 -g --coverage

@@ -20,6 +20,18 @@ typedef uint64_t gpa_t;   /* guest-physical address */
 typedef uint64_t gva_t;   /* guest-virtual (linear) address */
 typedef uint32_t gsi_t;   /* global system interrupt */
 
+/* Built with -fsanitize=thread. */
+#if defined(__SANITIZE_THREAD__)
+#define WITH_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WITH_TSAN 1
+#endif
+#endif
+#ifndef WITH_TSAN
+#define WITH_TSAN 0
+#endif
+
 #define __must_check   __attribute__((warn_unused_result))
 #define __printf(f, a) __attribute__((format(printf, f, a)))
 

@@ -368,17 +368,8 @@ bool cr0_valid(uint64_t cr0);
  * The thread sanitizer's run-time uses SIMD registers in every function: there the guest's state
  * is put away on the way out of translated code, by functions it does not see.
  */
-#if defined(__SANITIZE_THREAD__)
-#define ENGINE_EAGER_FPU 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ENGINE_EAGER_FPU 1
-#endif
-#endif
-#ifndef ENGINE_EAGER_FPU
-#define ENGINE_EAGER_FPU 0
-#endif
-#if ENGINE_EAGER_FPU
+#define ENGINE_EAGER_FPU WITH_TSAN
+#if WITH_TSAN
 #define NO_TSAN __attribute__((noinline, no_sanitize("thread")))
 #else
 #define NO_TSAN

@@ -115,6 +115,35 @@ static void scan(uint64_t held)
 	mutex_unlock(&install_lock);
 }
 
+/*
+ * The thread sanitizer's run-time keeps a signal back until its thread calls the C
+ * library. Translated code never does, nor does a futex wait by system call. So with it
+ * the VM's waiter has the vCPUs look up every now and then, and the look is such a call.
+ */
+#define NUDGE_NS 5000000ull
+
+void signals_nudge(struct soft_timer *t)
+{
+	struct soft_vm *vm = container_of(t, struct soft_vm, nudge);
+	unsigned nr = atomic_load(&vm->nr_vcpus);
+
+	for (unsigned i = 0; i < nr; i++) {
+		engine_vcpu_kick(vm->vcpus[i]->cpu, ENGINE_KICK_EXIT);
+		vcpu_wake(vm->vcpus[i]);
+	}
+	timer_set(&vm->timers, t, clock_ns() + NUDGE_NS);
+}
+
+bool signals_arrived(struct soft_vcpu *v)
+{
+	if (WITH_TSAN) {
+		sigset_t pending;
+
+		(void)sigemptyset(&pending);
+	}
+	return atomic_load(&v->signals.arrived);
+}
+
 void signals_enter(struct soft_vcpu *v)
 {
 	struct vcpu_signals *s = &v->signals;

@@ -176,5 +176,7 @@ int pv_hypercall(struct soft_vcpu *v, uint64_t nr, const uint64_t args[4], uint6
 /* signal.c: "interrupted by a signal", as KVM_RUN has it. */
 void signals_enter(struct soft_vcpu *v);
 void signals_leave(struct soft_vcpu *v);
+/* Has one come since signals_enter()? */
+bool signals_arrived(struct soft_vcpu *v);
 
 #endif

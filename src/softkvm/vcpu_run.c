@@ -16,7 +16,7 @@ enum { STEP_AGAIN = 1, STEP_EXIT = 0 };
 
 static bool signalled(struct soft_vcpu *v)
 {
-	return atomic_load(&v->signals.arrived);
+	return signals_arrived(v);
 }
 
 static int interrupted(struct soft_vcpu *v)

@@ -40,6 +40,11 @@ static int waiter_create(struct soft_vm *vm)
 	if (r)
 		goto destroy_loop;
 	r = loop_thread_start(vm->waiter, "softkvm-wait");
+	if (!r && WITH_TSAN) {
+		vm->nudge.fire = signals_nudge;
+		timer_add(&vm->timers, &vm->nudge);
+		timer_set(&vm->timers, &vm->nudge, clock_ns());
+	}
 	if (!r)
 		return 0;
 	timers_destroy(&vm->timers);

@@ -61,6 +61,7 @@ struct soft_vm {
 	struct soft_resampler *resamplers;
 	struct loop *waiter;		/* irqfds and timers; runs from creation to release */
 	struct vm_timers timers;
+	struct soft_timer nudge;	/* signal.c; only under the thread sanitizer */
 
 	pthread_mutex_t map_lock;	/* rebuilding the map */
 	struct lapic_map *_Atomic map;
@@ -109,6 +110,8 @@ static inline struct soft_vm *file_vm(struct soft_file *f)
 
 /* api_vm.c */
 extern const struct soft_file_ops vm_file_ops;
+/* signal.c: the nudge fires */
+void signals_nudge(struct soft_timer *t);
 /* vm.c */
 void vm_release(struct soft_file *f);
 int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap);

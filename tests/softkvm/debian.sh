@@ -8,11 +8,12 @@
 #   legacy   transitional devices under the legacy driver, two vCPUs
 #   slow     notify=exit, inject=msi and inject=line, apicv off, one I/O loop
 #
+# BELFRY: another program; LIMIT: seconds for a boot (200).
 # Exit: 0 passed, 1 failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-case ${1-} in '' | -h | --help) sed -n '4,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
-belfry=$PWD/build/belfry
+case ${1-} in '' | -h | --help) sed -n '4,12s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+belfry=${BELFRY-$PWD/build/belfry}
 scripts/guest-images
 guest=$(scripts/guest-images --where)
 work=$(mktemp -d "${TMPDIR:-/tmp}/belfry-soft.XXXXXX")
@@ -29,7 +30,7 @@ bad() {
 boot() {
 	local words=$1
 	shift
-	timeout -k 5 200 "$belfry" run --accel soft --mem 512M --kernel "$guest/vmlinuz" \
+	timeout -k 5 "${LIMIT-200}" "$belfry" run --accel soft --mem 512M --kernel "$guest/vmlinuz" \
 		--initrd "$guest/initrd.cpio" --cmdline "console=ttyS0 quiet $words" "$@" \
 		>out 2>err </dev/null || { cat err out; bad "status $?"; }
 	tr -d '\r' <out >log
