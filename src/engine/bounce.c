@@ -397,24 +397,8 @@ static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 
 /* ---- one instruction, whole ---- */
 
-/* Instruction breakpoints: SDM vol. 3, "Debug Registers". */
-static bool exec_breakpoint(struct engine_vcpu *v)
-{
-	uint64_t lin = v->mode & MODE_64 ? v->rip : (v->seg[S_CS].base + v->rip) & 0xffffffffu;
-
-	if (!(v->dr7 & 0xff) || (v->vflags & FL_RF))
-		return false;
-	for (unsigned int i = 0; i < 4; i++)
-		if ((v->dr7 >> (2 * i) & 3) && !(v->dr7 >> (16 + 4 * i) & 15) && v->dr[i] == lin) {
-			v->exc = (struct exc){.vector = V_DB, .payload = 1ull << i};
-			return true;
-		}
-	return false;
-}
-
 int insn_step(struct engine_vcpu *v)
 {
-	bool tf = v->vflags & FL_TF;
 	struct insn_slot *s = NULL;
 	uint32_t old_rf = v->vflags & FL_RF;
 	int r;
@@ -422,7 +406,9 @@ int insn_step(struct engine_vcpu *v)
 	v->stats.bounced++;
 	v->shadow_new = 0;
 	v->replay_i = 0;
-	if (exec_breakpoint(v))
+	v->bp_hit = 0;
+	v->step_tf = v->vflags & FL_TF;
+	if (debug_fetch(v))
 		r = X_FAULT;
 	else
 		r = insn_fetch(v, &s);
@@ -443,13 +429,15 @@ int insn_step(struct engine_vcpu *v)
 		return r;
 	default:
 		v->replay_n = 0;
+		v->pending_db = 0;
 		return exc_inject(v);
 	}
 	v->replay_n = 0;
 	v->shadow = v->shadow_new;
-	if (old_rf && s->in.kind != K_IRET)
+	if (r == X_JUMP && s->in.kind == K_STRING && v->bp_on)
+		v->vflags |= FL_RF; /* it goes on: its own breakpoint was met */
+	else if (old_rf && s->in.kind != K_IRET)
 		v->vflags &= ~FL_RF;
-	if (tf)
-		v->pending_db |= 1u << 14; /* BS */
-	return r == X_LEAVE ? r : 0;
+	debug_insn_done(v);
+	return r == X_LEAVE && !(v->pending_db && v->exit->reason == ENGINE_EXIT_HLT) ? r : 0;
 }

@@ -129,6 +129,7 @@ struct itlb_entry {
 #define MODE_FLAT32   (1u << 9) /* 32-bit code, flat segments: translated too */
 #define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
 #define MODE_STEP     (1u << 11) /* one instruction a block */
+#define MODE_ALIGN    (1u << 12) /* alignment is checked (CPL 3, AM, AC): no blocks */
 
 /* ---- state ---- */
 
@@ -223,6 +224,8 @@ struct engine_vcpu {
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
 	uint64_t pdpte[4];
 	uint64_t dr[4], dr6, dr7;
+	uint64_t bp[4], bp7;	 /* the breakpoints in effect: the guest's or the debugger's */
+	uint64_t dbg_bp[4], dbg_bp7;
 	uint64_t star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip, pat;
 	uint64_t phys_mask; /* address bits of a page-table entry */
 	uint64_t host_gs;
@@ -235,7 +238,7 @@ struct engine_vcpu {
 	uint32_t bit; /* in page words: 1 << (index % 32) */
 	uint32_t debug;
 	bool window;
-	bool dbg_step_done;
+	bool bp_on;		/* one is armed */
 
 	/* events */
 	struct exc first_exc;	/* what a shutdown began with */
@@ -251,6 +254,8 @@ struct engine_vcpu {
 	bool halted;
 	uint8_t shadow_new;	/* set by the instruction in flight */
 	uint64_t pending_db;	/* DR6 bits for a trap after this instruction */
+	uint64_t bp_hit;	/* breakpoints that the instruction in flight has met */
+	bool step_tf;		/* it ends with a single-step trap */
 
 	/* instruction in flight */
 	struct replay replay[REPLAY_MAX];
@@ -491,7 +496,20 @@ int pop_val(struct engine_vcpu *v, uint64_t *val, unsigned int size);
 int pop_peek(struct engine_vcpu *v, uint64_t *val, unsigned int size, unsigned int off);
 void sp_add(struct engine_vcpu *v, int64_t n);
 int io_allowed(struct engine_vcpu *v, uint16_t port, unsigned int len);
+
+/* debug.c */
+#define DB_STEP (1ull << 14) /* DR6.BS */
+void debug_update(struct engine_vcpu *v); /* after DR0-3, DR7 or the debugger's changed */
+bool debug_fetch(struct engine_vcpu *v);  /* true: a breakpoint on the instruction, in v->exc */
+void debug_data(struct engine_vcpu *v, uint64_t lin, unsigned int size, bool write);
+void debug_port(struct engine_vcpu *v, uint16_t port, unsigned int size);
+int debug_general_detect(struct engine_vcpu *v);
+void debug_insn_done(struct engine_vcpu *v);
+/* True: the exception is the debugger's; v->exit tells it. */
+bool debug_exit(struct engine_vcpu *v, const struct exc *e);
 void dr6_set(struct engine_vcpu *v, uint64_t bits);
+int dr_read(struct engine_vcpu *v, unsigned int n, uint64_t *val);
+int dr_write(struct engine_vcpu *v, unsigned int n, uint64_t val);
 
 /* bounce.c: the executor of single instructions */
 int insn_step(struct engine_vcpu *v); /* the instruction at RIP, whole: events included */

@@ -7,12 +7,6 @@
 
 #include <Zydis/Zydis.h>
 
-
-void dr6_set(struct engine_vcpu *v, uint64_t bits)
-{
-	v->dr6 = (v->dr6 & ~0xfull) | bits;
-}
-
 int tss_stack(struct engine_vcpu *v, int dpl, uint16_t *ss, uint64_t *sp)
 {
 	const struct seg *t = &v->seg[S_TR];
@@ -246,6 +240,8 @@ int exc_inject(struct engine_vcpu *v)
 		uint32_t keep = v->vflags;
 		int r;
 
+		if (debug_exit(v, &e))
+			return X_LEAVE;
 		if (e.vector == V_PF)
 			v->cr2 = e.payload;
 		if (e.vector == V_DB)
@@ -254,8 +250,10 @@ int exc_inject(struct engine_vcpu *v)
 			v->vflags |= FL_RF;
 		r = event_deliver(v, e.vector, false, e.has_error && !is_real(v), e.error, v->rip, false);
 		if (r == X_JUMP) {
-			if (e.vector == V_DB)
+			if (e.vector == V_DB) {
 				v->dr7 &= ~(1ull << 13);
+				debug_update(v);
+			}
 			return 0;
 		}
 		v->vflags = keep;

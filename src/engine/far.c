@@ -437,9 +437,10 @@ int far_exec(struct engine_vcpu *v, const struct insn *in)
 
 	switch (in->mnem) {
 	case ZYDIS_MNEMONIC_SYSCALL:
-		return syscall_(v, in);
 	case ZYDIS_MNEMONIC_SYSRET:
-		return sysret_(v, in);
+		r = in->mnem == ZYDIS_MNEMONIC_SYSCALL ? syscall_(v, in) : sysret_(v, in);
+		v->step_tf = v->vflags & FL_TF; /* the flag as they leave it */
+		return r;
 	case ZYDIS_MNEMONIC_SYSENTER:
 		return sysenter_(v);
 	case ZYDIS_MNEMONIC_SYSEXIT:

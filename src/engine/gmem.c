@@ -46,6 +46,7 @@ int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned 
 
 int io_access(struct engine_vcpu *v, uint16_t port, unsigned int len, bool write, uint64_t *data)
 {
+	debug_port(v, port, len);
 	return replay_access(v, 1, port, len, write, data);
 }
 

@@ -133,7 +133,6 @@ static int event_inject(struct engine_vcpu *v, uint8_t vector, bool soft, bool h
 {
 	int r;
 
-	v->vflags &= ~FL_RF;
 	r = event_deliver(v, vector, soft, has_error && !is_real(v), error, v->rip + len, external);
 	if (r == X_JUMP)
 		return 0;
@@ -156,8 +155,8 @@ static int attention(struct engine_vcpu *v)
 		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_INTR);
 		v->irq_wait = 1;
 	}
-	/* an access that waits for its data is finished first */
-	if ((a & ENGINE_KICK_EXIT) && !v->shadow && !v->replay_n) {
+	/* an access that waits for its data is finished first, a trap delivered */
+	if ((a & ENGINE_KICK_EXIT) && !v->shadow && !v->replay_n && !v->pending_db) {
 		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_EXIT);
 		v->exit->reason = ENGINE_EXIT_INTR;
 		return X_LEAVE;
@@ -179,11 +178,13 @@ static int events(struct engine_vcpu *v)
 		return event_inject(v, v->event.vector, v->event.soft, v->event.has_error, v->event.error,
 				    v->event.kind == 0, 0);
 	}
-	if (v->pending_db && !v->replay_n) {
+	if (v->pending_db && !v->replay_n && v->shadow != 2) {
 		v->exc = (struct exc){.vector = V_DB, .payload = v->pending_db};
 		v->pending_db = 0;
 		return exc_inject(v);
 	}
+	if (v->debug & ENGINE_DEBUG_NOIRQ)
+		return 0;
 	if (v->nmi_pending && !v->nmi_masked && !v->shadow && !v->replay_n) {
 		v->nmi_pending = false;
 		v->nmi_masked = true;
@@ -300,7 +301,7 @@ static int block_run(struct engine_vcpu *v)
 static bool must_step(const struct engine_vcpu *v)
 {
 	return !(v->mode & (MODE_64 | MODE_FLAT32)) || v->shadow || v->replay_n ||
-	       (v->vflags & (FL_TF | FL_RF)) || (v->dr7 & 0xff) ||
+	       (v->vflags & (FL_TF | FL_RF)) || v->bp_on || (v->mode & MODE_ALIGN) ||
 	       (v->debug & (ENGINE_DEBUG_STEP | ENGINE_DEBUG_SLOW));
 }
 
@@ -349,13 +350,8 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 		if (!r) {
 			if (must_step(v)) {
 				r = insn_step(v);
-				if (!r && (v->debug & ENGINE_DEBUG_STEP)) {
-					x->reason = ENGINE_EXIT_DEBUG;
-					x->vector = V_DB;
-					x->dr6 = 0xffff0ff0u | 1u << 14;
-					x->rip = v->rip + (v->mode & MODE_64 ? 0 : v->seg[S_CS].base);
-					r = X_LEAVE;
-				}
+				if (!r && (v->debug & ENGINE_DEBUG_STEP))
+					v->pending_db |= DB_STEP;
 			} else {
 				r = block_run(v);
 				if (!r && (v->mode & MODE_STEP) && (v->debug & ENGINE_DEBUG_ONE)) {

@@ -12,6 +12,40 @@ static int stack_or_gp(struct engine_vcpu *v, int s)
 	return raise_exc(v, s == S_SS ? V_SS : V_GP, true, 0);
 }
 
+/* What the operand of this size is aligned to. SDM vol. 3, "Alignment Check Exception". */
+static unsigned int operand_alignment(unsigned int size)
+{
+	switch (size) {
+	case 2:
+	case 14: /* x87 environment and state, 16-bit */
+	case 94:
+		return 2;
+	case 4:
+	case 6: /* far pointer */
+	case 28:
+	case 108:
+		return 4;
+	case 8:
+	case 10:
+		return 8;
+	case 16:
+	case 32:
+		return 16;
+	default:
+		return 1;
+	}
+}
+
+/* An operand's address is known: what must be said before memory is touched. */
+static int operand_seen(struct engine_vcpu *v, uint64_t lin, unsigned int size, bool write)
+{
+	if (v->bp_on)
+		debug_data(v, lin, size, write);
+	if ((v->mode & MODE_ALIGN) && (lin & (operand_alignment(size) - 1)))
+		return raise_exc(v, V_AC, true, 0);
+	return X_NEXT;
+}
+
 int seg_linear(struct engine_vcpu *v, int s, uint64_t off, unsigned int size, bool write, uint64_t *lin)
 {
 	const struct seg *g = &v->seg[s];
@@ -23,7 +57,7 @@ int seg_linear(struct engine_vcpu *v, int s, uint64_t off, unsigned int size, bo
 		if (!is_canonical(off) || !is_canonical(off + size - 1))
 			return stack_or_gp(v, s);
 		*lin = off;
-		return X_NEXT;
+		return operand_seen(v, off, size, write);
 	}
 	off &= 0xffffffffu;
 	last = off + size - 1;
@@ -46,7 +80,7 @@ int seg_linear(struct engine_vcpu *v, int s, uint64_t off, unsigned int size, bo
 		return stack_or_gp(v, s);
 	}
 	*lin = (g->base + off) & 0xffffffffu;
-	return X_NEXT;
+	return operand_seen(v, *lin, size, write);
 }
 
 enum tlb_mode system_mode(const struct engine_vcpu *v)

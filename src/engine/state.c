@@ -58,6 +58,8 @@ void mode_update(struct engine_vcpu *v)
 		m |= MODE_TSC;
 	if (v->cr4 & CR4_FSGSBASE)
 		m |= MODE_FSGS;
+	if (c == 3 && (v->cr0 & CR0_AM) && (v->vflags & FL_AC))
+		m |= MODE_ALIGN;
 	if (is_long(v) && (v->seg[S_CS].attr & SEG_L))
 		m |= MODE_64;
 	else if (!is_real(v) && !is_vm86(v) && (v->seg[S_CS].attr & SEG_DB) && (v->seg[S_SS].attr & SEG_DB) &&
@@ -229,25 +231,6 @@ int engine_set_events(struct engine_vcpu *v, const struct engine_events *ev)
 	v->shadow = ev->interrupt.shadow;
 	v->nmi_pending = ev->nmi.pending;
 	v->nmi_masked = ev->nmi.masked;
-	return 0;
-}
-
-void engine_get_debugregs(const struct engine_vcpu *v, struct engine_debugregs *d)
-{
-	for (int i = 0; i < 4; i++)
-		d->db[i] = v->dr[i];
-	d->dr6 = v->dr6;
-	d->dr7 = v->dr7;
-}
-
-int engine_set_debugregs(struct engine_vcpu *v, const struct engine_debugregs *d)
-{
-	if (d->dr6 >> 32 || d->dr7 >> 32)
-		return -EINVAL;
-	for (int i = 0; i < 4; i++)
-		v->dr[i] = d->db[i];
-	v->dr6 = d->dr6;
-	v->dr7 = d->dr7 | 0x400;
 	return 0;
 }
 
@@ -479,6 +462,7 @@ void engine_vcpu_reset(struct engine_vcpu *v, bool init)
 		v->dr[i] = 0;
 	v->dr6 = 0xffff0ff0u;
 	v->dr7 = 0x400;
+	debug_update(v);
 	v->event.valid = false;
 	v->nmi_pending = v->nmi_masked = v->halted = false;
 	v->shadow = 0;
@@ -513,12 +497,6 @@ void engine_request_window(struct engine_vcpu *v, bool on)
 bool engine_can_inject(const struct engine_vcpu *v)
 {
 	return v->iff && !v->shadow && !v->event.valid && !v->replay_n && !v->replay_wait;
-}
-
-void engine_set_debug(struct engine_vcpu *v, uint32_t flags)
-{
-	v->debug = flags;
-	mode_update(v);
 }
 
 void engine_vcpu_cpuid_changed(struct engine_vcpu *v)

@@ -165,7 +165,7 @@ static uint64_t bulk(struct str *s, uint64_t count)
 	struct pageref d, p = {0};
 	uint64_t src = 0, dst, n;
 
-	if (s->step < 0 || (s->op != OP_MOVS && s->op != OP_STOS))
+	if (s->step < 0 || v->bp_on || (s->op != OP_MOVS && s->op != OP_STOS))
 		return 0;
 	if (dst_linear(s, true, &dst) || (s->op == OP_MOVS && src_linear(s, &src)))
 		return 0;
@@ -254,7 +254,7 @@ int string_exec(struct engine_vcpu *v, const struct insn *in)
 		count = reg(&s, R_CX);
 		if (!count)
 			return X_NEXT;
-		if (done && (must_look(v) || (v->vflags & FL_TF)))
+		if (done && (must_look(v) || (v->vflags & FL_TF) || v->bp_hit))
 			return X_JUMP; /* at the same RIP, to come back */
 		uint64_t n = bulk(&s, count);
 

@@ -92,9 +92,10 @@ static int soft_int(struct engine_vcpu *v, const struct insn *in, uint8_t vec, b
 
 	if (is_vm86(v) && in->mnem == ZYDIS_MNEMONIC_INT && (v->vflags & FL_IOPL) != FL_IOPL)
 		return raise_gp(v, 0);
-	if (vec == V_DB)
-		v->dr6 &= ~0xfull;
+	v->vflags &= ~FL_RF;
 	r = event_deliver(v, vec, soft, false, 0, rip + in->len, false);
+	if (r == X_JUMP)
+		v->step_tf = false; /* the handler is not stepped into */
 	return r;
 }
 
@@ -168,6 +169,8 @@ static int tsc(struct engine_vcpu *v, bool aux)
 
 int sys_exec(struct engine_vcpu *v, const struct insn *in)
 {
+	int r;
+
 	switch (in->mnem) {
 	case ZYDIS_MNEMONIC_HLT:
 		if (cpl(v))
@@ -247,8 +250,16 @@ int sys_exec(struct engine_vcpu *v, const struct insn *in)
 		return soft_int(v, in, V_BP, true);
 	case ZYDIS_MNEMONIC_INTO:
 		return flags_get(v) & FL_OF ? soft_int(v, in, V_OF, true) : X_NEXT;
-	case ZYDIS_MNEMONIC_INT1:
-		return soft_int(v, in, V_DB, false);
+	case ZYDIS_MNEMONIC_INT1: {
+		/* a debug exception, not an interrupt: it takes with it what MOV SS held back */
+		uint64_t held = v->pending_db;
+
+		dr6_set(v, held);
+		r = soft_int(v, in, V_DB, false);
+		if (r == X_JUMP)
+			v->pending_db = 0;
+		return r;
+	}
 	case ZYDIS_MNEMONIC_VMCALL:
 	case ZYDIS_MNEMONIC_VMMCALL:
 		return hypercall(v);
@@ -427,36 +438,16 @@ static int mov_dr(struct engine_vcpu *v, const struct insn *in)
 {
 	unsigned int n = in->reg_no, w = in->code == 8 ? 8 : 4, g = in->rm.on ? in->rm.g : in->rm_no;
 	uint64_t val = gpr_get(v, g, w, false);
+	int r;
 
-	if (n > 7)
-		return raise_ud(v);
 	if (cpl(v))
 		return raise_gp(v, 0);
-	if ((n == 4 || n == 5) && (v->cr4 & CR4_DE))
-		return raise_ud(v);
-	if (n == 4 || n == 5)
-		n += 2;
-	if (v->dr7 >> 13 & 1) {
-		v->exc = (struct exc){.vector = V_DB, .payload = 1ull << 13};
-		return X_FAULT;
-	}
-	if (!(in->opcode & 2)) {
-		gpr_set(v, g, w, false, n < 4 ? v->dr[n] : n == 6 ? v->dr6 : v->dr7);
-		return X_NEXT;
-	}
-	if (n < 4) {
-		if (w == 8 && !is_canonical(val))
-			return raise_gp(v, 0);
-		v->dr[n] = val;
-		return X_NEXT;
-	}
-	if (val >> 32)
-		return raise_gp(v, 0);
-	if (n == 6)
-		v->dr6 = (val & 0xe00f) | 0xffff0ff0u;
-	else
-		v->dr7 = (val & 0xffff2bffu) | 0x400;
-	return X_NEXT;
+	if (in->opcode & 2)
+		return dr_write(v, n, val);
+	r = dr_read(v, n, &val);
+	if (!r)
+		gpr_set(v, g, w, false, val);
+	return r;
 }
 
 static int invpcid(struct engine_vcpu *v, const struct insn *in)

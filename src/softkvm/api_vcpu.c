@@ -293,14 +293,10 @@ static int set_guest_debug(void *obj, uintptr_t arg)
 {
 	V;
 	const struct kvm_guest_debug *d = (void *)arg;
-	const uint32_t known = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |
-			       KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP;
+	uint64_t db[4];
 	uint32_t flags = 0;
 	int r = 0;
 
-	/* Hardware breakpoints are the guest's own here. */
-	if (d->control & ~known)
-		return -EINVAL;
 	if (d->control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP))
 		r = state_queue_exception(v, d->control & KVM_GUESTDBG_INJECT_DB ? 1 : 3, false, 0);
 	if (r)
@@ -309,6 +305,12 @@ static int set_guest_debug(void *obj, uintptr_t arg)
 	if (d->control & KVM_GUESTDBG_ENABLE) {
 		flags |= d->control & KVM_GUESTDBG_SINGLESTEP ? ENGINE_DEBUG_STEP : 0;
 		flags |= d->control & KVM_GUESTDBG_USE_SW_BP ? ENGINE_DEBUG_BP : 0;
+		flags |= d->control & KVM_GUESTDBG_USE_HW_BP ? ENGINE_DEBUG_HWBP : 0;
+		flags |= d->control & KVM_GUESTDBG_BLOCKIRQ ? ENGINE_DEBUG_NOIRQ : 0;
+	}
+	if (flags & ENGINE_DEBUG_HWBP) {
+		memcpy(db, d->arch.debugreg, sizeof(db));
+		engine_set_breakpoints(v->cpu, db, d->arch.debugreg[7]);
 	}
 	engine_set_debug(v->cpu, flags);
 	return 0;

@@ -255,13 +255,10 @@ static void complete_pending(struct soft_vcpu *v)
 
 static int exit_debug(struct soft_vcpu *v)
 {
-	struct engine_debugregs d;
-
-	engine_get_debugregs(v->cpu, &d);
 	v->run->debug.arch.exception = v->exit.vector;
 	v->run->debug.arch.pc = v->exit.rip;
 	v->run->debug.arch.dr6 = v->exit.dr6;
-	v->run->debug.arch.dr7 = d.dr7;
+	v->run->debug.arch.dr7 = v->exit.dr7;
 	vcpu_stat(v, debug_exits);
 	return exit_with(v, KVM_EXIT_DEBUG);
 }

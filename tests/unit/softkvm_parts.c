@@ -470,9 +470,18 @@ static void test_guest_debug(void **state)
 	assert_int_equal(g.run->exit_reason, KVM_EXIT_DEBUG);
 	assert_int_equal(g.run->debug.arch.exception, 3);
 	assert_int_equal(g.run->debug.arch.pc, 0x1003);
-	/* Not offered, so refused. */
-	d.control |= KVM_GUESTDBG_USE_HW_BP;
-	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), -EINVAL);
+	/* Hardware breakpoints: on the hlt, and with them DR6 and DR7 as the processor's. */
+	d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+	d.arch.debugreg[1] = 0x1004;
+	d.arch.debugreg[7] = 0x404;
+	g.mem[0x1003] = 0x90;
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), 0);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+	assert_int_equal(g.run->exit_reason, KVM_EXIT_DEBUG);
+	assert_int_equal(g.run->debug.arch.exception, 1);
+	assert_int_equal(g.run->debug.arch.pc, 0x1004);
+	assert_int_equal(g.run->debug.arch.dr6, 0xffff0ff2);
+	assert_int_equal(g.run->debug.arch.dr7, 0x404);
 	guest_destroy(&g);
 }
 
