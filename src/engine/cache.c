@@ -2,8 +2,6 @@
 #include "engine/cache.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* Host registers that hold guest registers, in the order they are stored. */
 static const uint8_t kept[] = {R_CX, R_DX, R_BX, R_BP, R_SI, R_DI, R_8, R_12, R_13, R_14, R_SP};
@@ -131,52 +129,19 @@ static void stubs_emit(struct cache *c)
 	emit_tlb(&e, exit_noflags);
 }
 
-static void *reserve(size_t n)
-{
-	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 int cache_create(struct engine_vcpu *v)
 {
-	struct cache *c = reserve(sizeof(*c));
+	int r = space_create(v);
+	struct cache *c = v->cache;
 
-	if (!c)
-		return -ENOMEM;
-	v->cache = c;
-	c->size = (size_t)v->vm->code_mib << 20;
-	c->fd = memfd_create("belfry-code", MFD_CLOEXEC);
-	if (c->fd < 0 || ftruncate(c->fd, (off_t)c->size))
-		goto fail;
-	c->rw = mmap(NULL, c->size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
-	if (c->rw == MAP_FAILED)
-		c->rw = NULL;
-	c->rx = mmap(NULL, c->size, PROT_READ | PROT_EXEC, MAP_SHARED, c->fd, 0);
-	if (c->rx == MAP_FAILED)
-		c->rx = NULL;
-	c->max_blocks = (uint32_t)(c->size / 96);
-	c->max_links = c->max_blocks * 2;
-	c->max_sites = (uint32_t)(c->size / 32);
-	c->max_faults = (uint32_t)(c->size / 32);
-	c->blocks = reserve(c->max_blocks * sizeof(struct block));
-	c->links = reserve(c->max_links * sizeof(struct link));
-	c->sites = reserve(c->max_sites * sizeof(struct site));
-	c->faults = reserve(c->max_faults * sizeof(struct fault_at));
-	if (!c->rw || !c->rx || !c->blocks || !c->links || !c->sites || !c->faults)
-		goto fail;
+	if (r)
+		return r;
 	stubs_emit(c);
 	v->enter_stub = cache_rx(c, c->s_enter);
-	c->thunks = 4096;
-	c->base = (c->thunks + INSN_CACHE * THUNK_SIZE + 63) & ~63u;
-	c->pos = c->base;
 	v->thunks = c->rw + c->thunks;
 	for (unsigned int i = 0; i < JC_SIZE; i++)
 		v->jc[i] = cache_rx(c, c->s_find);
 	return 0;
-fail:
-	cache_destroy(v);
-	return -ENOMEM;
 }
 
 static void pages_free(struct cache *c)
@@ -204,22 +169,7 @@ void cache_destroy(struct engine_vcpu *v)
 		c->free_pages = p->next;
 		free(p);
 	}
-	if (c->rw)
-		munmap(c->rw, c->size);
-	if (c->rx)
-		munmap(c->rx, c->size);
-	if (c->fd >= 0)
-		close(c->fd);
-	if (c->blocks)
-		munmap(c->blocks, c->max_blocks * sizeof(struct block));
-	if (c->links)
-		munmap(c->links, c->max_links * sizeof(struct link));
-	if (c->sites)
-		munmap(c->sites, c->max_sites * sizeof(struct site));
-	if (c->faults)
-		munmap(c->faults, c->max_faults * sizeof(struct fault_at));
-	munmap(c, sizeof(*c));
-	v->cache = NULL;
+	space_destroy(v);
 }
 
 void cache_flush(struct engine_vcpu *v)
@@ -227,28 +177,19 @@ void cache_flush(struct engine_vcpu *v)
 	struct cache *c = v->cache;
 
 	v->stats.flushes++;
+	c->generation++;
 	/* marks in the page words stay: a later write finds no blocks and clears them */
 	pages_free(c);
 	for (unsigned int i = 0; i < BLOCK_HASH; i++)
-		c->hash[i] = NULL;
+		c->hash[i] = 0;
 	for (unsigned int i = 0; i < JC_SIZE; i++)
 		v->jc[i] = cache_rx(c, c->s_find);
-	c->pos = c->base;
-	c->n_blocks = c->n_links = c->n_sites = c->n_faults = 0;
+	space_reset(c);
 }
 
 void code_flush(struct engine_vcpu *v)
 {
 	cache_flush(v);
-}
-
-void cache_reserve(struct engine_vcpu *v)
-{
-	struct cache *c = v->cache;
-
-	if (c->pos + 65536 > c->size || c->n_blocks + 1 > c->max_blocks || c->n_links + 8 > c->max_links ||
-	    c->n_sites + 512 > c->max_sites || c->n_faults + 512 > c->max_faults)
-		cache_flush(v);
 }
 
 static unsigned int block_hash(gpa_t gpa, uint64_t rip, uint32_t mode)
@@ -260,20 +201,26 @@ static unsigned int block_hash(gpa_t gpa, uint64_t rip, uint32_t mode)
 
 struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode)
 {
-	struct block *b = c->hash[block_hash(gpa, rip, mode)];
+	uint32_t i = c->hash[block_hash(gpa, rip, mode)];
 
-	while (b && (b->gpa != gpa || b->rip != rip || b->mode != mode))
-		b = b->hash_next;
-	return b;
+	for (; i; i = c->blocks[i].hash_next) {
+		struct block *b = &c->blocks[i];
+
+		if (b->gpa == gpa && b->rip == rip && b->mode == mode)
+			return b;
+	}
+	return NULL;
 }
 
 struct block *cache_by_host(struct cache *c, uint64_t host)
 {
 	uint64_t off = host - (uint64_t)c->rx;
-	uint32_t lo = 0, hi = c->n_blocks;
+	uint32_t i = (uint32_t)((off - c->base) / SPAN_CODE), lo, hi, end;
 
-	if (off < c->base || off >= c->pos)
+	if (off < c->base || off >= c->size)
 		return NULL;
+	lo = i * SPAN_BLOCKS;
+	hi = end = i == c->filling ? c->n_blocks : c->span[i].n_blocks;
 	while (lo < hi) {
 		uint32_t mid = (lo + hi) / 2;
 
@@ -282,7 +229,7 @@ struct block *cache_by_host(struct cache *c, uint64_t host)
 		else
 			hi = mid;
 	}
-	return lo < c->n_blocks ? &c->blocks[lo] : NULL;
+	return lo < end ? &c->blocks[lo] : NULL;
 }
 
 static struct code_page **page_slot(struct cache *c, gpa_t gpa)
@@ -292,6 +239,22 @@ static struct code_page **page_slot(struct cache *c, gpa_t gpa)
 	while (*p && (*p)->gpa != gpa)
 		p = &(*p)->next;
 	return p;
+}
+
+/* A number that another 64 bytes, or the same at another place, hardly have. */
+static uint64_t granule_sum(const uint8_t *page, unsigned int g)
+{
+	static const uint64_t k[4] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full, 0x165667b19e3779f9ull,
+				      0xd6e8feb86659fd93ull};
+	const uint64_t *w = (const uint64_t *)(page + 64 * g);
+	uint64_t a = g;
+
+	for (unsigned int i = 0; i < 4; i++) {
+		__uint128_t m = (__uint128_t)(w[2 * i] ^ k[i]) * (w[2 * i + 1] ^ k[3 - i] ^ (k[1] * (g + 1)));
+
+		a = (a << 17 | a >> 47) + ((uint64_t)m ^ (uint64_t)(m >> 64));
+	}
+	return a * k[0];
 }
 
 bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
@@ -311,8 +274,9 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 		if (!p)
 			return false;
 		p->gpa = gpa;
-		p->blocks = NULL;
+		p->blocks = 0;
 		p->granules = 0;
+		p->sum = 0;
 		p->spared = 0;
 		p->next = NULL;
 		*slot = p;
@@ -320,12 +284,12 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 	for (unsigned int g = from / 64; g <= to / 64 && g < 64; g++)
 		if (!(p->granules >> g & 1)) {
 			p->granules |= 1ull << g;
-			bytes_copy(p->copy + 64 * g, host_page + 64 * g, 64);
+			p->sum ^= granule_sum(host_page, g);
 		}
 	b->page_next = p->blocks;
-	p->blocks = b;
+	p->blocks = (uint32_t)(b - c->blocks);
 	b->hash_next = c->hash[h];
-	c->hash[h] = b;
+	c->hash[h] = p->blocks;
 	return true;
 }
 
@@ -337,61 +301,93 @@ static void patch32(struct cache *c, uint32_t at, int32_t d)
 
 void cache_unchain(struct cache *c, struct link *l)
 {
-	int32_t d = (int32_t)(l->stub - (l->patch + 4));
-
 	if (!l->to)
 		return;
-	patch32(c, l->patch, d);
-	*l->prev_in = l->next_in;
+	patch32(c, l->patch, (int32_t)l->stub - 4);
+	if (l->prev_in)
+		c->links[l->prev_in].next_in = l->next_in;
+	else
+		c->blocks[l->to].incoming = l->next_in;
 	if (l->next_in)
-		l->next_in->prev_in = l->prev_in;
-	l->to = NULL;
+		c->links[l->next_in].prev_in = l->prev_in;
+	l->to = 0;
 }
 
 void cache_chain(struct cache *c, struct link *l, struct block *to)
 {
-	int32_t d = (int32_t)(to->entry[l->entry] - (l->patch + 4));
+	uint32_t i = (uint32_t)(l - c->links);
 
 	if (l->to)
 		cache_unchain(c, l);
-	l->to = to;
+	l->to = (uint32_t)(to - c->blocks);
 	l->next_in = to->incoming;
-	l->prev_in = &to->incoming;
+	l->prev_in = 0;
 	if (to->incoming)
-		to->incoming->prev_in = &l->next_in;
-	to->incoming = l;
-	patch32(c, l->patch, d);
+		c->links[to->incoming].prev_in = i;
+	to->incoming = i;
+	patch32(c, l->patch, (int32_t)(to->entry[l->entry] - (l->patch + 4)));
 }
 
+/* Nothing leads to it any more. It may still be running. */
 static void block_drop(struct engine_vcpu *v, struct block *b)
 {
 	struct cache *c = v->cache;
-	struct block **p = &c->hash[block_hash(b->gpa, b->rip, b->mode)];
+	uint32_t *p = &c->hash[block_hash(b->gpa, b->rip, b->mode)];
 
-	while (*p && *p != b)
-		p = &(*p)->hash_next;
+	while (*p && &c->blocks[*p] != b)
+		p = &c->blocks[*p].hash_next;
 	if (*p)
 		*p = b->hash_next;
 	while (b->incoming)
-		cache_unchain(c, b->incoming);
+		cache_unchain(c, &c->links[b->incoming]);
 	for (uint32_t i = 0; i < b->n_links; i++)
 		cache_unchain(c, &c->links[b->link0 + i]);
 	if (v->jc[b->rip & (JC_SIZE - 1)] == cache_rx(c, b->entry[ENTRY_IND]))
 		v->jc[b->rip & (JC_SIZE - 1)] = cache_rx(c, c->s_find);
 	b->dead = true;
-	v->stats.dropped++;
+	c->generation++;
+}
+
+static void page_free(struct cache *c, struct code_page **slot)
+{
+	struct code_page *p = *slot;
+
+	*slot = p->next;
+	p->next = c->free_pages;
+	c->free_pages = p;
 }
 
 static void page_drop(struct engine_vcpu *v, struct code_page **slot)
 {
 	struct cache *c = v->cache;
-	struct code_page *p = *slot;
 
-	for (struct block *b = p->blocks; b; b = b->page_next)
+	for (uint32_t i = (*slot)->blocks; i; i = c->blocks[i].page_next) {
+		block_drop(v, &c->blocks[i]);
+		v->stats.dropped++;
+	}
+	page_free(c, slot);
+}
+
+void cache_evict(struct engine_vcpu *v, uint32_t first, uint32_t end)
+{
+	struct cache *c = v->cache;
+
+	for (uint32_t i = first; i < end; i++) {
+		struct block *b = &c->blocks[i];
+		struct code_page **slot;
+		uint32_t *p;
+
+		if (b->dead)
+			continue;
+		/* the page keeps its sum: of more than is left, which is harmless */
+		slot = page_slot(c, b->gpa & PAGE_MASK_);
+		for (p = &(*slot)->blocks; *p != i;)
+			p = &c->blocks[*p].page_next;
+		*p = b->page_next;
+		if (!(*slot)->blocks)
+			page_free(c, slot);
 		block_drop(v, b);
-	*slot = p->next;
-	p->next = c->free_pages;
-	c->free_pages = p;
+	}
 }
 
 bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len)
@@ -415,28 +411,15 @@ void cache_drop_page(struct engine_vcpu *v, gpa_t gpa)
 		page_drop(v, slot);
 }
 
-static bool bytes_equal(const void *a, const void *b, size_t n)
-{
-	const uint64_t *x = a, *y = b;
-	uint64_t d = 0;
-
-	for (size_t i = 0; i < n / 8; i++)
-		d |= x[i] ^ y[i];
-	return !d;
-}
-
 void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host)
 {
 	struct code_page **slot = page_slot(v->cache, gpa), *p = *slot;
+	uint64_t sum = 0;
 
 	if (!p)
 		return;
-	for (uint64_t g = p->granules; g; g &= g - 1) {
-		unsigned int i = (unsigned int)__builtin_ctzll(g);
-
-		if (!bytes_equal(p->copy + 64 * i, host + 64 * i, 64)) {
-			page_drop(v, slot);
-			return;
-		}
-	}
+	for (uint64_t g = p->granules; g; g &= g - 1)
+		sum ^= granule_sum(host, (unsigned int)__builtin_ctzll(g));
+	if (sum != p->sum)
+		page_drop(v, slot);
 }

@@ -10,27 +10,31 @@
 
 struct block;
 
+/*
+ * There are many of each of these: they name each other by index (0: none) and
+ * places in code by offset. docs/ENGINE.md, "Memory".
+ */
+
 /* A direct jump out of a block. Until it is chained it goes to its own stub. */
 struct link {
 	uint64_t target;	/* guest rip */
 	uint32_t mode;		/* of the target */
-	uint32_t block;		/* index of the block that it leaves */
 	uint32_t patch;		/* code offset of the 32-bit displacement */
-	uint32_t stub;		/* code offset of the way out */
+	uint32_t to;		/* block: chained to */
+	uint32_t next_in, prev_in; /* links: in to's list; prev_in 0: the first */
+	uint16_t stub;		/* the way out: bytes from patch */
 	uint8_t entry;		/* which entry of the target to take: ENTRY_* */
-	struct block *to;	/* chained to */
-	struct link *next_in, **prev_in; /* in to->incoming */
 };
 
 /* A place where translated code looks an address up: what tlb_miss needs. */
 struct site {
-	uint64_t rip;
 	uint32_t retry;	  /* code offset */
-	uint16_t size;
-	uint8_t write;	  /* ACC_W also checks write */
-	uint8_t mode;	  /* enum tlb_mode */
-	uint8_t cls;	  /* part of the table */
-	uint8_t flags_saved; /* guest flags are in flsave */
+	uint16_t rip;	  /* offset from the block's rip */
+	uint8_t size;
+	uint8_t write : 1;	 /* ACC_W also checks write */
+	uint8_t mode : 2;	 /* enum tlb_mode */
+	uint8_t cls : 2;	 /* part of the table */
+	uint8_t flags_saved : 1; /* guest flags are in flsave */
 };
 
 /* Where the host may fault inside a block. */
@@ -53,43 +57,62 @@ struct block {
 	gpa_t gpa;
 	uint32_t mode;
 	uint16_t len;		/* guest bytes */
-	bool dead;
+	uint8_t n_faults, n_links;
 	uint32_t entry[ENTRY_COUNT]; /* code offsets */
-	uint32_t end;
-	uint32_t fault0, n_faults;
-	struct block *hash_next, *page_next;
-	struct link *incoming;
-	uint32_t link0, n_links;
+	uint32_t end : 31, dead : 1;
+	uint32_t fault0, link0;
+	uint32_t hash_next, page_next; /* blocks */
+	uint32_t incoming;	/* the first link that is chained to this block */
 };
 
 struct code_page {
 	gpa_t gpa;
-	struct block *blocks;
 	struct code_page *next;
 	uint64_t granules;	/* 64 bytes each: which hold code */
-	unsigned int spared;	/* stores beside code so far */
-	uint8_t copy[4096] __attribute__((aligned(16)));	/* what the blocks were made from */
+	uint64_t sum;		/* of the bytes in them that the blocks were made from */
+	uint32_t blocks;	/* the first */
+	uint32_t spared;	/* stores beside code so far */
 };
 
 #define BLOCK_HASH 65536u
 #define PAGE_HASH  4096u
 #define THUNK_SIZE 160u
 
+/*
+ * Code memory and tables are filled in spans. When there is no more to take, the
+ * oldest span's blocks are forgotten and it is filled anew (space.c).
+ */
+#define SPAN_CODE   (512u << 10)
+#define SPAN_BLOCKS 4096u
+#define SPAN_LINKS  8192u
+#define SPAN_SITES  8192u
+#define SPAN_FAULTS 4096u
+#define SPAN_COST   (768u << 10) /* of a filled one, tables included */
+#define SPAN_MAX    512u
+
+struct span {
+	uint32_t n_blocks; /* in use: up to this index */
+	uint16_t next;	   /* the one filled after it */
+	bool owned;
+};
+
 struct cache {
 	uint8_t *rw, *rx; /* two views of one memfd */
 	size_t size;
 	int fd;
-	uint32_t pos, base; /* next free; first after stubs and thunks */
+	uint32_t base; /* first after stubs and thunks */
 	struct block *blocks;
-	uint32_t n_blocks, max_blocks;
 	struct link *links;
-	uint32_t n_links, max_links;
 	struct site *sites;
-	uint32_t n_sites, max_sites;
 	struct fault_at *faults;
-	uint32_t n_faults, max_faults;
-	struct block *hash[BLOCK_HASH];
+	uint32_t pos, n_blocks, n_links, n_sites, n_faults; /* next free, in the span being filled */
+	uint16_t oldest, filling; /* spans */
+	uint16_t n_owned, n_spans; /* spans: taken; there can be */
+	uint32_t trims;
+	uint32_t generation; /* changes when a block is dropped */
+	uint32_t hash[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH], *free_pages;
+	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
 	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_tlb, s_thunk, s_exit;
 	uint32_t thunks;
@@ -111,8 +134,18 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 void cache_chain(struct cache *c, struct link *l, struct block *to);
 void cache_unchain(struct cache *c, struct link *l);
 
-/* Room for one more block, or flush. */
-void cache_reserve(struct engine_vcpu *v);
+void cache_evict(struct engine_vcpu *v, uint32_t first, uint32_t end); /* drop these blocks */
+
+/* space.c */
+int space_create(struct engine_vcpu *v);
+void space_destroy(struct engine_vcpu *v);
+void space_reset(struct cache *c); /* nothing is in use any more */
+static inline size_t space_held(const struct cache *c)
+{
+	return (size_t)c->n_owned * SPAN_CODE;
+}
+/* Room for one more block; drops the oldest if there is none. */
+void space_reserve(struct engine_vcpu *v);
 
 static inline uint64_t itlb_key_of(uint64_t tag, gpa_t gpa)
 {

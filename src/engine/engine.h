@@ -75,7 +75,9 @@ struct engine_ops {
 /* ---- VM ------------------------------------------------------------------ */
 
 struct engine_config {
-	uint32_t code_mib; /* translated code per vCPU; 0 = default (64) */
+	/* MiB for translated code and its tables, of all vCPUs together; 0 = default (44). A few
+	 * a vCPU are granted whatever it says. */
+	uint32_t code_mib;
 };
 
 /* Create a VM. cfg may be NULL. Errors: -ENOMEM. */
@@ -267,8 +269,10 @@ struct engine_stats {
 	uint64_t blocks;	/* translated */
 	uint64_t insns;		/* translated */
 	uint64_t code_bytes;	/* emitted */
+	uint64_t code_held;	/* of the memory for it, bytes taken now */
 	uint64_t translate_ns;
 	uint64_t flushes;	/* whole code cache */
+	uint64_t evictions;	/* of the oldest part of it, to make room */
 	uint64_t dropped;	/* blocks dropped for writes to their page */
 	uint64_t exits;		/* from translated code to C, all kinds */
 	uint64_t bounced;	/* instructions run by the bounce executor */

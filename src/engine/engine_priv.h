@@ -529,8 +529,11 @@ struct engine_vm {
 	pthread_mutex_t split_lock; /* locked accesses that cross a page */
 	struct slot_map *map, *old_map;
 	struct engine_vcpu **vcpu;
-	unsigned int n_vcpu;
+	_Atomic unsigned int n_vcpu;
 	uint32_t code_mib;
+	/* of code memory (space.c): beyond what each vCPU has anyway; one has less than its share */
+	_Atomic uint32_t spans_taken;
+	_Atomic bool spans_wanted;
 };
 enum { RQ_DROP_WRITE, RQ_DROP_CODE, RQ_FLUSH_WRITE, RQ_NEW_MAP };
 void guest_enter(struct engine_vcpu *v); /* also handles requests */

@@ -246,7 +246,7 @@ static int block_run(struct engine_vcpu *v)
 	struct itlb_entry *e;
 	struct block *b;
 	struct link *l = NULL;
-	uint64_t chain_gen = 0;
+	uint32_t chain_gen = 0;
 
 	for (;;) {
 		e = itlb_get(v, v->rip);
@@ -256,15 +256,11 @@ static int block_run(struct engine_vcpu *v)
 			return insn_step(v);
 		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode);
 		if (!b) {
-			uint64_t flushes = v->stats.flushes, dropped = v->stats.dropped;
-
 			b = block_translate(v, e);
-			if (v->stats.flushes != flushes || v->stats.dropped != dropped)
-				l = NULL;
 			if (!b)
 				return insn_step(v);
 		}
-		if (l && chain_gen == v->stats.flushes + v->stats.dropped && !(v->mode & MODE_STEP) &&
+		if (l && chain_gen == c->generation && !(v->mode & MODE_STEP) &&
 		    l->mode == v->mode && l->target == v->rip)
 			cache_chain(c, l, b);
 		l = NULL;
@@ -277,7 +273,7 @@ static int block_run(struct engine_vcpu *v)
 			v->rip = l->target;
 			if (l->entry == ENTRY_SAVED)
 				v->hflags = v->flsave;
-			chain_gen = v->stats.flushes + v->stats.dropped;
+			chain_gen = c->generation;
 			break;
 		case EXITC_FIND:
 			v->hflags = v->flsave;

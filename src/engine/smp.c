@@ -191,7 +191,7 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 		free(vm);
 		return err_set(e, -ENOMEM, "cannot allocate a memory map");
 	}
-	vm->code_mib = cfg && cfg->code_mib ? cfg->code_mib : 64;
+	vm->code_mib = cfg && cfg->code_mib ? cfg->code_mib : 44;
 	mutex_init(&vm->lock);
 	mutex_init(&vm->list_lock);
 	mutex_init(&vm->split_lock);

@@ -3,7 +3,7 @@
  * engine/state: registers as the outside and C code see them, and the mode bits
  * that the rest derives from.
  */
-#include "engine/decode.h"
+#include "engine/cache.h"
 
 uint32_t flags_get(const struct engine_vcpu *v)
 {
@@ -431,6 +431,7 @@ uint64_t engine_get_tsc_offset(const struct engine_vcpu *v)
 void engine_get_stats(const struct engine_vcpu *v, struct engine_stats *s)
 {
 	*s = v->stats;
+	s->code_held = space_held(v->cache);
 }
 
 /* ---- reset: SDM vol. 3, "Processor State After Reset" and "INIT" ---- */

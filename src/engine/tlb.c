@@ -257,7 +257,7 @@ void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 		return cache_rx(v->cache, s->retry);
 	/* MMIO, a page with code, two pages or a fault: C executes the instruction */
 	v->exit_code = EXITC_INSN;
-	v->rip = s->rip;
+	v->rip = cache_by_host(v->cache, (uint64_t)cache_rx(v->cache, s->retry))->rip + s->rip;
 	if (s->flags_saved)
 		v->hflags = v->flsave;
 	return NULL;

@@ -447,7 +447,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	gpa_t gpa = ie->gpa;
 	struct slot *s = slot_find(v, gpa);
 	struct timespec t0, t1;
-	uint64_t drops = v->stats.dropped, flushes = v->stats.flushes;
+	uint32_t generation = c->generation;
 	struct tr t;
 
 	if (!s)
@@ -455,9 +455,9 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	fpu_put(v);
 	(void)clock_gettime(CLOCK_MONOTONIC, &t0);
 	page_mark_code(v, s, gpa);
-	if (v->stats.dropped != drops || v->stats.flushes != flushes)
+	if (c->generation != generation)
 		return NULL; /* what is mapped here may have changed: one step in C, then again */
-	cache_reserve(v);
+	space_reserve(v);
 	t.v = v;
 	t.c = c;
 	t.b = &c->blocks[c->n_blocks];
@@ -471,7 +471,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 		return NULL;
 	c->pos = (c->pos + 15) & ~15u;
 	t.e.p = c->rw + c->pos;
-	t.e.end = c->rw + c->size;
+	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
 	liveness(&t);
 	t.mode = v->mode;
 	entries_emit(&t);

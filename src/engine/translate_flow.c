@@ -29,8 +29,7 @@ static void link_new(struct tr *t, int cc, uint64_t target, uint8_t entry)
 
 	if (flat32(t))
 		target = (uint32_t)target;
-	*l = (struct link){.target = target, .mode = t->mode, .block = (uint32_t)(t->b - t->c->blocks),
-			   .entry = entry};
+	*l = (struct link){.target = target, .mode = t->mode, .entry = entry};
 	l->patch = (uint32_t)(e_jcc(&t->e, cc) - t->c->rw);
 	t->b->n_links++;
 }
@@ -47,7 +46,7 @@ void links_finish(struct tr *t)
 	for (uint32_t i = 0; i < t->b->n_links; i++) {
 		struct link *l = &t->c->links[t->b->link0 + i];
 
-		l->stub = tr_off(t);
+		l->stub = (uint16_t)(tr_off(t) - l->patch);
 		e_patch_here(&t->e, t->c->rw + l->patch);
 		e_mov_imm(&t->e, S2, t->b->link0 + i);
 		e_jmp_to(&t->e, t->c->rw + t->c->s_link);

@@ -141,7 +141,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 	struct site *s = &t->c->sites[t->c->n_sites];
 	struct hmem tag = {.base = -1, .index = -1, .gs = true};
 
-	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
+	if (size > UINT8_MAX || t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
 		return false;
 	if (constant && (value & 4095) + size > 4096)
 		return false;
@@ -152,8 +152,8 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		x = at(S0, 0);
 	}
 	*l = (struct late){.site = t->c->n_sites++, .constant = constant, .value = value, .expr = x};
-	*s = (struct site){.rip = t->rip, .retry = tr_off(t), .size = (uint16_t)size, .write = write,
-			   .mode = (uint8_t)tm, .cls = (uint8_t)cls, .flags_saved = t->saved};
+	*s = (struct site){.rip = (uint16_t)(t->rip - t->b->rip), .retry = tr_off(t), .size = (uint8_t)size,
+			   .write = write, .mode = tm, .cls = cls & 3u, .flags_saved = t->saved};
 	t->n_late++;
 	if (constant) {
 		int64_t page = (int64_t)value >> 12;

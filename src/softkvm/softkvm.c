@@ -20,6 +20,9 @@ void softkvm_config_init(struct softkvm_config *c, bool env)
 	s = getenv("BELFRY_HALT_POLL_NS");
 	if (s && !number_parse(s, 0, 10 * NSEC_PER_SEC, &n))
 		c->halt_poll_ns = n;
+	s = getenv("BELFRY_CODE_MIB");
+	if (s && !number_parse(s, 1, 1024, &n))
+		c->code_mib = (uint32_t)n;
 }
 
 int softkvm_create(void **out, const struct softkvm_config *cfg)

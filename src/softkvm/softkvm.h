@@ -21,13 +21,16 @@ struct softkvm_config {
 	bool no_apicv;
 	/* How long a halted vCPU polls before it blocks, ns. */
 	uint64_t halt_poll_ns;
-	/* MiB of translated code a vCPU may keep; 0: the engine's default. */
+	/* MiB that the translated code of a VM may take; 0: the engine's default. */
 	uint32_t code_mib;
 	/* Where complaints about misuse go; NULL: nowhere. Must outlive the context. */
 	const struct log *log;
 };
 
-/* The defaults, changed by BELFRY_APICV=on|off and BELFRY_HALT_POLL_NS=n if env is true. */
+/*
+ * The defaults; if env is true, changed by BELFRY_APICV=on|off,
+ * BELFRY_HALT_POLL_NS=n and BELFRY_CODE_MIB=n.
+ */
 void softkvm_config_init(struct softkvm_config *c, bool env);
 
 /*

@@ -188,12 +188,18 @@ void env_start(struct env *e, unsigned int cpu, unsigned int cpl, uint64_t rip, 
 
 struct env *env_create(unsigned int n_cpu)
 {
+	return env_create_small(n_cpu, 0);
+}
+
+struct env *env_create_small(unsigned int n_cpu, uint32_t code_mib)
+{
+	struct engine_config cfg = {.code_mib = code_mib};
 	struct env *e = calloc(1, sizeof(*e));
 	struct engine_slot slot;
 	struct err err;
 
 	e->ram = mmap(NULL, ENV_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (e->ram == MAP_FAILED || engine_vm_create(NULL, &e->vm, &err))
+	if (e->ram == MAP_FAILED || engine_vm_create(&cfg, &e->vm, &err))
 		abort();
 	slot = (struct engine_slot){.gpa = 0, .size = ENV_RAM, .host = e->ram};
 	if (engine_vm_set_slots(e->vm, &slot, 1, &err))

@@ -60,6 +60,8 @@ struct env {
 
 /* n_cpu vCPUs in 64-bit mode at CPL 0 with the tables above; low 2 MiB mapped 1:1 for the kernel. */
 struct env *env_create(unsigned int n_cpu);
+/* The same with so many MiB for translated code (0: as many as ever). */
+struct env *env_create_small(unsigned int n_cpu, uint32_t code_mib);
 void env_destroy(struct env *e);
 /* Map one 4 KiB page in the page tables of env_create. */
 void env_map(struct env *e, uint64_t va, uint64_t pa, uint64_t flags);
