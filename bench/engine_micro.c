@@ -268,8 +268,9 @@ static uint64_t run_guest(uint64_t (*fn)(uint8_t *))
 	return r.gpr[0];
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	const char *only = argc > 1 ? argv[1] : NULL; /* a part of a name */
 	struct engine_sregs s;
 	struct err e;
 	uint64_t *chase;
@@ -301,11 +302,13 @@ int main(void)
 	for (uint64_t i = 0; i < 8192; i++)
 		chase[i] = (i * 5 + 1237) & 8191;
 	printf("%-18s %9s %9s %6s\n", "", "native ms", "guest ms", "ratio");
-	for (unsigned int i = getenv("K") ? (unsigned)atoi(getenv("K")) : 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
+	for (unsigned int i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
+		if (only && !strstr(kernels[i].name, only))
+			continue;
 		double tn = 1e9, tg = 1e9;
 		uint64_t a = 0, b = 0;
 
-		for (int n = 0; n < 3; n++) {
+		for (int n = 0; n < 9; n++) {
 			double t0 = seconds(), t1;
 
 			memset(arena + (8 << 20), 0, 16 << 20);
@@ -325,7 +328,7 @@ int main(void)
 		       a == b ? "" : "  RESULTS DIFFER");
 		bad |= a != b;
 	}
-	if (getenv("K")) {
+	if (only) {
 		struct engine_stats st;
 
 		engine_get_stats(cpu, &st);

@@ -30,10 +30,12 @@ struct link {
 struct site {
 	uint32_t retry;	  /* code offset */
 	uint16_t rip;	  /* offset from the block's rip */
-	uint8_t size;
+	uint16_t split;	  /* bytes from retry: the way to the same code without groups, or 0 */
+	uint16_t size;
 	uint8_t write : 1;	 /* ACC_W also checks write */
 	uint8_t mode : 2;	 /* enum tlb_mode */
 	uint8_t cls : 2;	 /* part of the table */
+	uint8_t ahead : 1;	 /* made before the access: the guest must not see it */
 	uint8_t flags_saved : 1; /* guest flags are in flsave */
 };
 
@@ -84,7 +86,7 @@ struct code_page {
  */
 #define SPAN_CODE   (512u << 10)
 #define SPAN_BLOCKS 4096u
-#define SPAN_LINKS  8192u
+#define SPAN_LINKS  12288u
 #define SPAN_SITES  8192u
 #define SPAN_FAULTS 4096u
 #define SPAN_COST   (768u << 10) /* of a filled one, tables included */
@@ -163,8 +165,8 @@ static inline void *cache_enter_pc(const struct cache *c, const struct block *b)
 	return c->rx + b->entry[ENTRY_BODY];
 }
 
-/* translate.c: make the block at v->rip in page e; NULL: execute one instruction in C */
-struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e);
+/* translate.c: make the block at v->rip in page e for the mode; NULL: execute one instruction in C */
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e, uint32_t mode);
 
 /* reencode.c */
 /* Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). free_regs: mask of

@@ -591,6 +591,8 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 
 		switch (o->type) {
 		case ZYDIS_OPERAND_TYPE_REGISTER:
+			if (gpr_width(o->reg.value) && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+				in->gpr_w |= (uint16_t)(1u << reg_number(o->reg.value));
 			switch (o->encoding) {
 			case ZYDIS_OPERAND_ENCODING_MODRM_REG:
 				take_reg(&in->reg, o);

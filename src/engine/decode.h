@@ -78,6 +78,7 @@ struct insn {
 
 	int64_t imm, imm2;
 	uint32_t f_read, f_write, f_kill; /* arithmetic flags */
+	uint16_t gpr_w;			  /* general registers written, implied ones too */
 };
 
 /*

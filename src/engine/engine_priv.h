@@ -99,6 +99,7 @@ enum { TLB_R, TLB_W };
 #define TLB_SIZE   (TLB_WAY * TLB_CLASSES)
 #define ITLB_BITS  8
 #define ITLB_SIZE  (1u << ITLB_BITS)
+#define GROUP_MAX  32u	/* in a block */
 #define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
 #define JC_SIZE	   65536u
 
@@ -130,6 +131,7 @@ struct itlb_entry {
 #define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
 #define MODE_STEP     (1u << 11) /* one instruction a block */
 #define MODE_ALIGN    (1u << 12) /* alignment is checked (CPL 3, AM, AC): no blocks */
+#define MODE_SPLIT    (1u << 13) /* a block, never a vCPU: each access looks up for itself */
 
 /* ---- state ---- */
 
@@ -217,6 +219,7 @@ struct engine_vcpu {
 	uint64_t tsc_offset;
 	struct seg seg[S_COUNT];
 	uint64_t kernel_gs;
+	uint64_t addend[GROUP_MAX]; /* host - guest address of the block's groups */
 
 	/* the rest is for C */
 	uint64_t tsc_aux;

@@ -51,7 +51,7 @@ static int take(struct emit *e, struct alloc *a, const struct insn_reg *r, bool 
 			a->used[i].store |= r->acc & ACC_W;
 			return a->used[i].h;
 		}
-	h = a->free & FREE_S2 ? S2 : a->free & FREE_S1 ? S1 : a->free & FREE_S0 ? S0 : -1;
+	h = a->free & FREE_S2 ? S2 : a->free & FREE_S0 ? S0 : a->free & FREE_S1 ? S1 : -1;
 	if (h < 0)
 		return -2;
 	a->free &= ~(h == S2 ? FREE_S2 : h == S1 ? FREE_S1 : FREE_S0);

@@ -247,6 +247,7 @@ static int block_run(struct engine_vcpu *v)
 	struct block *b;
 	struct link *l = NULL;
 	uint32_t chain_gen = 0;
+	uint32_t split = 0;
 
 	for (;;) {
 		e = itlb_get(v, v->rip);
@@ -254,17 +255,19 @@ static int block_run(struct engine_vcpu *v)
 			return exc_inject(v);
 		if (!e->host || v->itlb_key[data_mode(v)][(e->tag) & (ITLB_SIZE - 1)] == ~0ull)
 			return insn_step(v);
-		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode);
+		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split);
 		if (!b) {
-			b = block_translate(v, e);
+			b = block_translate(v, e, v->mode | split);
 			if (!b)
 				return insn_step(v);
 		}
 		if (l && chain_gen == c->generation && !(v->mode & MODE_STEP) &&
-		    l->mode == v->mode && l->target == v->rip)
+		    l->mode == (v->mode | split) && l->target == v->rip)
 			cache_chain(c, l, b);
 		l = NULL;
-		v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
+		if (!split)
+			v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
+		split = 0;
 		v->stats.exits++;
 		code_enter(v, cache_enter_pc(c, b), true);
 		switch (v->exit_code) {
@@ -274,6 +277,7 @@ static int block_run(struct engine_vcpu *v)
 			if (l->entry == ENTRY_SAVED)
 				v->hflags = v->flsave;
 			chain_gen = c->generation;
+			split = l->mode & MODE_SPLIT;
 			break;
 		case EXITC_FIND:
 			v->hflags = v->flsave;
@@ -288,6 +292,9 @@ static int block_run(struct engine_vcpu *v)
 		default:
 			return block_fault(v);
 		}
+		/* the block without groups runs at once: the other would only lead here again */
+		if (split)
+			continue;
 		if (atomic_load_explicit(&v->attn, memory_order_relaxed) || v->attn_local ||
 		    (v->irq_wait && can_take(v)) || v->mode & MODE_STEP)
 			return 0;

@@ -245,16 +245,28 @@ struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
 	return e;
 }
 
+/* A look-up for writing that comes before the write: it must not be what sets the D bit. */
+static bool unseen(struct engine_vcpu *v, uint64_t lin, const struct site *s)
+{
+	struct walk w;
+
+	if (!s->write)
+		return true; /* A may be set by what never happens */
+	return mmu_walk(v, lin, true, false, s->mode, true, &w) == X_NEXT && w.dirty;
+}
+
 void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 {
 	struct site *s = &v->cache->sites[site];
 	struct tlb_entry *t = &v->tlb[s->mode][s->write ? TLB_W : TLB_R][tlb_index(lin, s->cls)];
 	struct pageref r;
 
-	if ((lin & 4095) + s->size <= 4096 && is_canonical(lin) &&
+	if ((lin & 4095) + s->size <= 4096 && is_canonical(lin) && (!s->ahead || unseen(v, lin, s)) &&
 	    page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
 	    t->tag == (uint64_t)((int64_t)lin >> 12))
 		return cache_rx(v->cache, s->retry);
+	if (s->split)
+		return cache_rx(v->cache, s->retry + s->split);
 	/* MMIO, a page with code, two pages or a fault: C executes the instruction */
 	v->exit_code = EXITC_INSN;
 	v->rip = cache_by_host(v->cache, (uint64_t)cache_rx(v->cache, s->retry))->rip + s->rip;

@@ -47,10 +47,18 @@ static void entries_emit(struct tr *t)
 					   (tm * ITLB_SIZE + (tag & (ITLB_SIZE - 1))) * 8)};
 	struct hmem attn = GS_MEM(attn), mode = GS_MEM(mode);
 	bool live = t->live[0];
-	uint8_t *attn_out = miss_stub(t, t->c->s_attn), *miss = miss_stub(t, t->c->s_miss), *at4;
+	uint8_t *attn_out, *miss, *at4;
 	uint8_t *attn_check;
 	struct emit *e = &t->e;
 
+	if (t->split) {
+		/* reached only from the block with groups */
+		for (unsigned int i = 0; i < ENTRY_COUNT; i++)
+			t->b->entry[i] = tr_off(t);
+		return;
+	}
+	attn_out = miss_stub(t, t->c->s_attn);
+	miss = miss_stub(t, t->c->s_miss);
 	t->b->entry[ENTRY_IND] = tr_off(t);
 	e_mov_imm(e, S1, t->b->rip);
 	e_rr(e, 0x39, true, S1, S0);
@@ -182,6 +190,8 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 		if (!lookup_emit(t, x, constant, val, false, in->mem_size, in->mem_acc & ACC_W, one, &m))
 			return false;
 		free = one ? FREE_S1 | FREE_S2 : FREE_S2;
+	} else if (host_reg(in->reg.on ? in->reg.g : 0) < 0 && host_reg(in->vvvv.on ? in->vvvv.g : 0) < 0) {
+		s1_lost(t); /* it may take all three */
 	}
 	if (t->saved && fl) {
 		/* flags that this instruction does not replace must be there */
@@ -399,12 +409,24 @@ static void liveness(struct tr *t)
 	}
 }
 
+/* Kinds whose code says itself when it takes S1. */
+static bool keeps_s1(const struct insn *in)
+{
+	switch ((enum insn_kind)in->kind) {
+	case K_GENERIC: case K_NOP: case K_LEA: case K_PUSH: case K_POP: case K_LEAVE:
+	case K_CALL: case K_RET:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void body_emit(struct tr *t)
 {
 	bool sti = false;
 
 	t->rip = t->b->rip;
-	t->mode = t->b->mode;
+	s1_lost(t);
 	for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
 		const struct insn *in = &t->in[t->i];
 		uint8_t *start = t->e.p;
@@ -413,6 +435,12 @@ static void body_emit(struct tr *t)
 		bool saved = t->saved;
 
 		t->after_sti = sti;
+		t->n_acc = 0;
+		if (!keeps_s1(in))
+			s1_lost(t);
+		for (unsigned int k = 0; k < t->n_groups; k++)
+			if (t->groups[k].check == t->i && t->groups[k].first > t->i)
+				(void)group_check_emit(t, &t->groups[k]);
 		if (!insn_emit(t, in)) {
 			/* nothing of it stays */
 			t->e.p = start;
@@ -439,7 +467,7 @@ static void body_emit(struct tr *t)
 	link_emit(t, -1, t->rip);
 }
 
-struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie)
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode)
 {
 	struct cache *c = v->cache;
 	unsigned int off = (unsigned int)(v->rip & 4095);
@@ -464,7 +492,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.n_late = 0;
 	t.saved = t.after_sti = t.ended = false;
 	t.i = 0;
-	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = v->mode, .link0 = c->n_links,
+	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .link0 = c->n_links,
 			      .fault0 = c->n_faults};
 	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off);
 	if (!t.n)
@@ -473,7 +501,9 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
 	liveness(&t);
-	t.mode = v->mode;
+	t.split = mode & MODE_SPLIT;
+	t.mode = mode & ~MODE_SPLIT;
+	groups_plan(&t);
 	entries_emit(&t);
 	body_emit(&t);
 	late_emit(&t);

@@ -14,8 +14,33 @@ struct late {
 	uint8_t *patch;
 	uint32_t site;
 	bool constant;	   /* address is value, else expr */
-	uint64_t value;
+	bool restore;	   /* flags are in flsave and wanted */
+	uint16_t group;	   /* bytes, if it may also go to the code without groups */
+	uint32_t mode;
+	uint64_t value, rip;
 	struct hmem expr;
+};
+
+/* Symbolic values of registers: an unknown and a constant. */
+enum { VAL_FS = 16, VAL_GS, VAL_COUNT };
+struct val {
+	uint16_t id;
+	int64_t delta;
+};
+
+/* Bytes at constant distances that one look-up serves. */
+struct group {
+	int64_t lo, hi; /* from the sum of the unknowns */
+	uint16_t base_id, index_id, seg_id;
+	uint8_t scale, epoch, seg;
+	int8_t base, index; /* registers of the first access */
+	uint8_t first, check; /* its instruction; the one before which the look-up comes */
+	uint8_t n;	      /* accesses */
+	bool write, first_write, done;
+};
+struct access {
+	int8_t group; /* -1: none */
+	int32_t at;
 };
 
 struct tr {
@@ -28,10 +53,17 @@ struct tr {
 	unsigned int n, i;	      /* all; the one being emitted */
 	uint64_t rip;		      /* of the one being emitted */
 	uint32_t mode;		      /* as it stands there */
+	struct val val[BLOCK_MAX][VAL_COUNT];
+	uint8_t epoch[BLOCK_MAX];
+	struct group groups[GROUP_MAX];
+	struct access acc[BLOCK_MAX][2];
+	unsigned int n_groups, n_acc;  /* n_acc: of the present instruction so far */
+	int s1;			      /* the group whose addend S1 holds, or -1 */
+	bool split;		      /* no groups */
 	bool saved;		      /* guest flags are in flsave, the host's are free */
 	bool after_sti;		      /* the block ends behind this instruction */
 	bool ended;
-	struct late late[3 * BLOCK_MAX];
+	struct late late[3 * BLOCK_MAX + GROUP_MAX];
 	unsigned int n_late;
 };
 
@@ -53,12 +85,25 @@ void flags_free(struct tr *t);
 /* Linear address of in's memory operand as a host expression. False: let C do it. */
 bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *value, bool *constant);
 /*
+ * The look-up itself: leave host - guest address in S1 if [x + off, + size) is within a page that
+ * may be read or written. x may become S0. ahead: the access comes later; split: if it cannot be
+ * done, go on in a block without groups.
+ */
+bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bool write, bool ahead,
+		bool split);
+/*
  * Look up `size` bytes at x (or the constant value) for reading or writing; the host address is
  * in *out, which uses S1 and perhaps S0 (one: only S0). Leaves the flags free, not restored.
  */
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
 		 unsigned int size, bool write, bool one, struct hmem *out);
 void late_emit(struct tr *t);
+void group_made(struct tr *t, struct group *s); /* its look-up has just been emitted */
+void s1_lost(struct tr *t); /* S1 holds something else now */
+
+/* translate_group.c */
+void groups_plan(struct tr *t);
+bool group_check_emit(struct tr *t, struct group *s); /* the look-up, before instruction t->i */
 
 /* translate_flow.c: true if the instruction was emitted, false: let C do it */
 bool flow_emit(struct tr *t, const struct insn *in);
@@ -68,5 +113,7 @@ void insn_exit_emit(struct tr *t);
 /* Jump to a guest address. cc: condition, -1 always. */
 void link_emit(struct tr *t, int cc, uint64_t target);
 void links_finish(struct tr *t);
+/* Jump to the same place in a block without groups. */
+void link_split_emit(struct tr *t, uint64_t rip, uint32_t mode);
 
 #endif

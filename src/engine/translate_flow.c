@@ -34,6 +34,12 @@ static void link_new(struct tr *t, int cc, uint64_t target, uint8_t entry)
 	t->b->n_links++;
 }
 
+void link_split_emit(struct tr *t, uint64_t rip, uint32_t mode)
+{
+	link_new(t, -1, rip, ENTRY_BODY);
+	t->c->links[t->c->n_links - 1].mode = mode | MODE_SPLIT;
+}
+
 void link_emit(struct tr *t, int cc, uint64_t target)
 {
 	flags_restore(t);
@@ -258,9 +264,8 @@ static bool call_emit(struct tr *t, const struct insn *in)
 
 	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, word(t)))
 		return false;
-	/* the look-up has left the flags free; most callees do not want them */
-	flags_save(t);
-	link_new(t, -1, target, ENTRY_SAVED);
+	/* wherever a look-up has left the flags: most callees do not want them */
+	link_new(t, -1, target, t->saved ? ENTRY_SAVED : ENTRY_CROSS);
 	t->ended = true;
 	return true;
 }

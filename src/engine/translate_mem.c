@@ -55,6 +55,8 @@ static int reg_in(struct tr *t, unsigned int g, int scratch)
 
 	if (h >= 0)
 		return h;
+	if (scratch == S1)
+		s1_lost(t);
 	e_load(&t->e, scratch, gs_gpr(g));
 	return scratch;
 }
@@ -83,6 +85,7 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 		}
 		if (a != (uint64_t)(int32_t)a)
 			return false;
+		s1_lost(t);
 		e_load(&t->e, S1, gs_seg_base(in->seg));
 		*x = at(S1, (int32_t)a);
 		return true;
@@ -101,6 +104,7 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 			e_lea(&t->e, S0, *x, true);
 			*x = at(S0, 0);
 		}
+		s1_lost(t);
 		e_load(&t->e, S1, gs_seg_base(in->seg));
 		x->index = S1;
 		x->scale = 0;
@@ -114,7 +118,7 @@ static enum tlb_mode tlb_mode_of(uint32_t mode)
 }
 
 /* Which part of the table an operand uses: by its base register, the stack by itself. */
-static unsigned int tlb_class(const struct hmem *x, bool constant)
+static unsigned int tlb_class(const struct hmem *x)
 {
 	static const uint8_t of[16] = {
 		[H_AX] = 1, [H_CX] = 2, [H_DX] = 3, [H_BX] = 1, [H_BP] = 0, [H_SI] = 2, [H_DI] = 3,
@@ -122,86 +126,195 @@ static unsigned int tlb_class(const struct hmem *x, bool constant)
 	};
 	int r = x->base >= 0 ? x->base : x->index;
 
-	if (constant || r < 0)
+	if (r < 0)
 		return 3;
 	/* two arrays off one register: a large displacement is another class */
 	return of[r] ^ (x->disp > 2047 || x->disp < -2048 ? 2u : 0u);
 }
 
+void s1_lost(struct tr *t)
+{
+	t->s1 = -1;
+}
+
+/* Where a look-up of the table begins: the site and the way out of line. */
+static struct late *late_new(struct tr *t, unsigned int size, bool write, bool ahead, unsigned int cls)
+{
+	struct late *l = &t->late[t->n_late++];
+
+	*l = (struct late){.site = t->c->n_sites++, .rip = t->rip, .mode = t->mode,
+			   .restore = t->saved && t->live[t->i]};
+	t->c->sites[l->site] = (struct site){
+		.rip = (uint16_t)(t->rip - t->b->rip), .retry = tr_off(t), .size = (uint16_t)size, .write = write,
+		.mode = tlb_mode_of(t->mode), .cls = cls & 3u, .ahead = ahead, .flags_saved = t->saved};
+	return l;
+}
+
+static int32_t table_at(const struct tr *t, bool write, unsigned int cls)
+{
+	return (int32_t)offsetof(struct engine_vcpu, tlb[0][0][0]) +
+	       (int32_t)(((tlb_mode_of(t->mode) * 2 + (write ? TLB_W : TLB_R)) * TLB_SIZE + cls * TLB_WAY) *
+			 sizeof(struct tlb_entry));
+}
+
+/* A constant address: compare, jump, load. */
+static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool write)
+{
+	int64_t page = (int64_t)value >> 12;
+	unsigned int cls = 3;
+	struct hmem tag = {.base = -1, .index = -1, .gs = true,
+			   .disp = table_at(t, write, cls) + (int32_t)((page & (TLB_WAY - 1)) * 16)};
+	struct emit *e = &t->e;
+	struct late *l;
+
+	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]) || (value & 4095) + size > 4096)
+		return false;
+	flags_free(t);
+	l = late_new(t, size, write, false, cls);
+	l->constant = true;
+	l->value = value;
+	if (page == (int32_t)page) {
+		e_rm(e, 0x81, true, 7, &tag);
+		e4(e, (uint32_t)page);
+	} else {
+		e_mov_imm(e, S2, (uint64_t)page);
+		e_rm(e, 0x39, true, S2, &tag);
+	}
+	l->patch = e_jcc(e, 5);
+	tag.disp += 8;
+	e_load(e, S1, tag);
+	s1_lost(t);
+	return true;
+}
+
+bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bool write, bool ahead,
+		bool split)
+{
+	unsigned int cls = tlb_class(x);
+	struct hmem first, last, tag = {.base = S1, .index = -1, .gs = true, .disp = table_at(t, write, cls)};
+	struct emit *e = &t->e;
+	struct late *l;
+
+	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
+		return false;
+	flags_free(t);
+	if (x->index >= 0 || x->base == S1 || x->base == S2 || x->disp > INT32_MAX - 8192 ||
+	    x->disp < INT32_MIN + 8192) {
+		e_lea(e, S0, *x, true);
+		*x = at(S0, 0);
+	}
+	first = last = *x;
+	first.disp += off;
+	last.disp += off + (int32_t)size - 1;
+	l = late_new(t, size, write, ahead, cls);
+	l->expr = first;
+	l->group = split ? (uint16_t)size : 0;
+	e_lea(e, S1, first, true);
+	if (size > 1)
+		e_lea(e, S2, last, true);
+	else
+		e_mov_rr(e, S2, S1);
+	e_shift(e, 5, S1, 8);
+	e_alu_imm(e, 4, false, S1, (TLB_WAY - 1) << 4);
+	e_shift(e, 7, S2, 12);
+	e_rm(e, 0x39, true, S2, &tag);
+	l->patch = e_jcc(e, 5);
+	tag.disp += 8;
+	e_load(e, S1, tag);
+	s1_lost(t);
+	return true;
+}
+
+/* The operand at guest address x as a host operand, with the addend of its group. */
+static struct hmem group_operand(struct tr *t, struct hmem x, int k)
+{
+	struct emit *e = &t->e;
+
+	if (x.base == S1 || x.index == S1) {
+		e_lea(e, S0, x, true);
+		x = at(S0, 0);
+	}
+	if (t->s1 != k) {
+		struct hmem m = GS_MEM(addend);
+
+		m.disp += 8 * k;
+		e_load(e, S1, m);
+		t->s1 = k;
+	}
+	if (x.index < 0) {
+		x.index = S1;
+		x.scale = 0;
+		return x;
+	}
+	if (x.base >= 0) {
+		e_lea(e, S1, (struct hmem){.base = S1, .index = x.base}, true);
+		s1_lost(t);
+	}
+	x.base = S1;
+	return x;
+}
+
+void group_made(struct tr *t, struct group *s)
+{
+	struct hmem m = GS_MEM(addend);
+	int k = (int)(s - t->groups);
+
+	s->done = true;
+	if (s->n < 2 && s->check == s->first)
+		return;
+	m.disp += 8 * k;
+	e_store(&t->e, m, S1);
+	t->s1 = k;
+}
+
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
 		 unsigned int size, bool write, bool one, struct hmem *out)
 {
-	enum tlb_mode tm = tlb_mode_of(t->mode);
-	unsigned int cls = tlb_class(&x, constant);
-	int32_t table = (int32_t)offsetof(struct engine_vcpu, tlb[0][0][0]) +
-			(int32_t)(((tm * 2 + (write ? TLB_W : TLB_R)) * TLB_SIZE + cls * TLB_WAY) *
-				  sizeof(struct tlb_entry));
+	const struct access *a = &t->acc[t->i][t->n_acc++];
+	struct group *s = a->group < 0 ? NULL : &t->groups[a->group];
 	struct emit *e = &t->e;
-	struct late *l = &t->late[t->n_late];
-	struct site *s = &t->c->sites[t->c->n_sites];
-	struct hmem tag = {.base = -1, .index = -1, .gs = true};
 
-	if (size > UINT8_MAX || t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
-		return false;
-	if (constant && (value & 4095) + size > 4096)
-		return false;
-	flags_free(t);
-	if (!constant && (x.index >= 0 || x.base == S1 || x.base == S2 || narrow ||
-			  x.disp > INT32_MAX - 4096)) {
-		e_lea(e, S0, x, !narrow);
-		x = at(S0, 0);
-	}
-	*l = (struct late){.site = t->c->n_sites++, .constant = constant, .value = value, .expr = x};
-	*s = (struct site){.rip = (uint16_t)(t->rip - t->b->rip), .retry = tr_off(t), .size = (uint8_t)size,
-			   .write = write, .mode = tm, .cls = cls & 3u, .flags_saved = t->saved};
-	t->n_late++;
 	if (constant) {
-		int64_t page = (int64_t)value >> 12;
-
-		tag.disp = table + (int32_t)((page & (TLB_WAY - 1)) * 16);
-		if (page == (int32_t)page) {
-			e_rm(e, 0x81, true, 7, &tag);
-			e4(e, (uint32_t)page);
-		} else {
-			e_mov_imm(e, S2, (uint64_t)page);
-			e_rm(e, 0x39, true, S2, &tag);
-		}
-		l->patch = e_jcc(e, 5);
-		tag.disp += 8;
-		e_load(e, S1, tag);
+		if (!constant_emit(t, value, size, write))
+			return false;
 		if ((int64_t)value == (int32_t)value) {
 			*out = at(S1, (int32_t)value);
 		} else {
 			e_mov_imm(e, S0, value);
 			*out = (struct hmem){.base = S0, .index = S1};
 		}
+	} else if (s && s->done) {
+		*out = group_operand(t, x, a->group);
 	} else {
-		struct hmem last = x;
-
-		last.disp += (int32_t)size - 1;
-		e_lea(e, S1, x, true);
-		if (size > 1)
-			e_lea(e, S2, last, true);
-		else
-			e_mov_rr(e, S2, S1);
-		e_shift(e, 5, S1, 8);
-		e_alu_imm(e, 4, false, S1, (TLB_WAY - 1) << 4);
-		e_shift(e, 7, S2, 12);
-		tag.base = S1;
-		tag.disp = table;
-		e_rm(e, 0x39, true, S2, &tag);
-		l->patch = e_jcc(e, 5);
-		tag.disp += 8;
-		e_load(e, S1, tag);
-		*out = (struct hmem){.base = x.base, .index = S1, .disp = x.disp};
+		if (narrow) {
+			e_lea(e, S0, x, false);
+			x = at(S0, 0);
+		}
+		if (!s) {
+			if (!check_emit(t, &x, 0, size, write, false, false))
+				return false;
+		} else {
+			if (!check_emit(t, &x, (int32_t)(s->lo - a->at), (unsigned int)(s->hi - s->lo), s->write,
+					s->write && !write, s->n > 1))
+				return false;
+			group_made(t, s);
+		}
+		x.index = S1;
+		x.scale = 0;
+		*out = x;
 	}
 	if (one) {
 		e_lea(e, S0, *out, true);
 		*out = at(S0, 0);
+		s1_lost(t);
 	}
 	return true;
 }
 
+/*
+ * Out of line: let C fill the table. A group that crosses a page, and one that C cannot make good,
+ * goes on in the block without groups.
+ */
 void late_emit(struct tr *t)
 {
 	struct emit *e = &t->e;
@@ -214,6 +327,19 @@ void late_emit(struct tr *t)
 			e_mov_imm(e, S1, l->value);
 		else
 			e_lea(e, S1, l->expr, true);
+		if (l->group) {
+			uint8_t *fill;
+
+			e_rr(e, 0x89, false, S1, S2);
+			e_alu_imm(e, 4, false, S2, 4095);
+			e_alu_imm(e, 7, false, S2, 4096 - l->group);
+			fill = e_jcc(e, 6);
+			t->c->sites[l->site].split = (uint16_t)(tr_off(t) - t->c->sites[l->site].retry);
+			t->saved = l->restore;
+			flags_restore(t);
+			link_split_emit(t, l->rip, l->mode);
+			e_patch_here(e, fill);
+		}
 		e_mov_imm(e, S2, l->site);
 		e_jmp_to(e, t->c->rw + t->c->s_tlb);
 	}

@@ -208,18 +208,15 @@ static unsigned int below(unsigned int n)
 }
 
 struct seq {
-	uint8_t b[1024];
+	uint8_t b[2048];
 	unsigned int n;
 	uint32_t undef;	    /* flags with undefined values at the end */
-	unsigned int starts[64], n_insn;
 };
 
 static ZydisDecoder dec, dec64, dec32;
 
 static void seq_add(struct seq *s, const void *p, unsigned int n)
 {
-	if (s->n_insn < 64)
-		s->starts[s->n_insn++] = s->n;
 	memcpy(s->b + s->n, p, n);
 	s->n += n;
 }
@@ -482,6 +479,113 @@ static void add_flow(struct seq *s)
 	}
 }
 
+/* op reg, [base + index * scale + disp8]; index -1: none. */
+static void mem_op(struct seq *s, uint8_t prefix, const char *op, unsigned int n_op, bool w, unsigned int reg,
+		   unsigned int base, int index, unsigned int scale, int8_t disp)
+{
+	uint8_t b[16], rex = (uint8_t)((w ? 8 : 0) | (reg >= 8 ? 4 : 0) | (index >= 8 ? 2 : 0) | (base >= 8 ? 1 : 0));
+	unsigned int n = 0;
+	bool sib = index >= 0 || (base & 7) == 4;
+
+	if (prefix)
+		b[n++] = prefix;
+	if (!compat)
+		b[n++] = (uint8_t)(0x40 | rex);
+	memcpy(b + n, op, n_op);
+	n += n_op;
+	b[n++] = (uint8_t)(0x40 | (reg & 7) << 3 | (sib ? 4 : base & 7));
+	if (sib)
+		b[n++] = (uint8_t)(scale << 6 | (index >= 0 ? index & 7 : 4) << 3 | (base & 7));
+	b[n++] = (uint8_t)disp;
+	seq_add(s, b, n);
+}
+
+/*
+ * Accesses off one register around the end of a page, which may be the last that can be written
+ * or read; the register is changed and copied, flags are made and used between them.
+ */
+static void add_run(struct seq *s)
+{
+	static const struct {
+		uint8_t prefix;
+		const char *op;
+		unsigned int n;
+	} ops[] = {
+		{0, "\x8b", 1}, {0, "\x89", 1}, {0, "\x8a", 1}, {0, "\x88", 1}, {0, "\x03", 1}, {0, "\x01", 1},
+		{0, "\x13", 1}, {0, "\x11", 1}, {0, "\x3b", 1}, {0, "\x0f\xb6", 2}, {0, "\x0f\x44", 2},
+		{0, "\x0f\x10", 2}, {0, "\x0f\x11", 2}, {0x66, "\x0f\xef", 2}, {0, "\x87", 1}, {0, "\x0f\xc1", 2},
+	};
+	unsigned int regs = compat ? 8 : 16, base = below(regs), n = 2 + below(7), copy = below(regs), from = base;
+	int index = below(3) ? -1 : (int)below(regs);
+	unsigned int scale = below(4);
+	uint64_t target = ARENA + 0x1000 * (1 + below(5)) - below(96);
+	uint8_t b[8];
+
+	if (index == 4 || index == (int)base || index == (int)copy)
+		index = -1;
+	if (index >= 0) {
+		unsigned int x = below(16);
+
+		mov_imm(s, (unsigned int)index, x);
+		target -= (uint64_t)x << scale;
+	}
+	mov_imm(s, base, target);
+	for (unsigned int i = 0; i < n; i++) {
+		unsigned int k = below(sizeof(ops) / sizeof(ops[0])), reg = below(regs);
+		uint8_t rex = compat ? 0x90 : (uint8_t)(0x48 | (from >= 8));
+		int8_t disp = (int8_t)((int)below(128) - 64);
+
+		if (reg == 4 || (reg == from && below(8)))
+			reg = (reg + 1) % 4;
+		switch (below(12)) {
+		case 0: /* add, sub base, imm */
+			b[0] = rex;
+			b[1] = 0x83;
+			b[2] = (uint8_t)((below(2) ? 0xc0 : 0xe8) | (from & 7));
+			b[3] = (uint8_t)below(32);
+			seq_add(s, b, 4);
+			s->undef = 0;
+			break;
+		case 1: /* push, pop */
+			b[0] = (uint8_t)((below(2) ? 0x50 : 0x58) | below(4));
+			seq_add(s, b, 1);
+			break;
+		case 2: /* copy */
+			if (copy == 4 || from == 4)
+				break;
+			b[0] = compat ? 0x90 : (uint8_t)(0x48 | (from >= 8 ? 4 : 0) | (copy >= 8));
+			b[1] = 0x89;
+			b[2] = (uint8_t)(0xc0 | (from & 7) << 3 | (copy & 7));
+			seq_add(s, b, 3);
+			from = copy;
+			break;
+		case 3: /* lea base, [base + disp] */
+			mem_op(s, 0, "\x8d", 1, below(8), from, from, -1, 0, (int8_t)below(32));
+			break;
+		case 4: /* inc, dec; 32 bits now and then */
+			b[0] = below(6) || compat ? rex : 0x40 | (from >= 8);
+			b[1] = 0xff;
+			b[2] = (uint8_t)(0xc0 | below(2) << 3 | (from & 7));
+			seq_add(s, b, 3);
+			break;
+		case 5:
+			if (below(3) == 0) { /* a division that may fault: by a byte of memory */
+				mem_op(s, 0, "\xf6", 1, false, 6, from, index, scale, disp);
+				s->undef = 0x8d5;
+				break;
+			}
+			/* fall through */
+		default:
+			if (s->undef && (k == 6 || k == 7 || k == 10))
+				k = 0;
+			mem_op(s, ops[k].prefix, ops[k].op, ops[k].n, below(2) && !compat, reg, from, index, scale, disp);
+			if ((k >= 4 && k <= 8) || k == 15)
+				s->undef = 0;
+			break;
+		}
+	}
+}
+
 static void random_state(struct cpu_state *st)
 {
 	uint64_t *m = (uint64_t *)st->mem;
@@ -635,8 +739,12 @@ static int one_test(uint64_t seed, bool verbose)
 	random_state(&init_state);
 	len = 1 + below(10);
 	for (unsigned int i = 0; i < len; i++) {
-		if (below(6) == 0)
+		unsigned int kind = below(12);
+
+		if (kind < 2)
 			add_flow(&s);
+		else if (kind == 2)
+			add_run(&s);
 		else
 			add_random(&s);
 	}
