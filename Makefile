@@ -30,7 +30,7 @@ LDLIBS   += -luring -lslirp -lZydis
 ROOMS    := $(notdir $(wildcard src/*))
 SRCS     := $(wildcard src/*/*.c)
 APP_SRCS := $(wildcard src/app/*.c)
-LIB_SRCS := $(filter-out $(APP_SRCS) src/softkvm/preload.c,$(SRCS))
+LIB_SRCS := $(filter-out $(APP_SRCS) $(wildcard src/softkvm/preload*.c),$(SRCS))
 LIB      := $(O)/libbelfry.a
 BIN      := $(O)/belfry
 

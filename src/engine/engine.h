@@ -112,6 +112,11 @@ void engine_vm_code_changed(struct engine_vm *vm, gpa_t gpa, uint64_t size);
 
 /* ---- vCPU ---------------------------------------------------------------- */
 
+/* Stand before the process's handlers of SIGFPE, SIGSEGV, SIGBUS and SIGILL; what is not the
+ * guest's doing is passed on to them. Each engine_vcpu_create() does so; again when the program may
+ * have put a handler over ours. Any thread, any number of times. 0 or what sigaction(2) gives. */
+int engine_faults_take(void) __must_check;
+
 /* id: below 4096, free choice, only for messages. ops must outlive the vCPU. State is that
  * of RESET (Intel SDM vol. 3, "Processor State After Reset"). Errors: -ENOMEM, -ENOTSUP (the host
  * lacks FSGSBASE or AVX2-level XSAVE). */

@@ -75,7 +75,7 @@ static void handler(int sig, siginfo_t *si, void *ctx)
 	}
 }
 
-int fault_init(void)
+int engine_faults_take(void)
 {
 	int r = 0;
 

@@ -62,7 +62,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 
 	if (!(x & 2))
 		return err_set(e, -ENOTSUP, "this processor or kernel has no XSAVE: the engine needs it");
-	r = fault_init();
+	r = engine_faults_take();
 	if (r)
 		return err_set(e, r, "cannot install signal handlers");
 	v = mmap(NULL, sizeof(*v), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

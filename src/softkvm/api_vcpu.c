@@ -438,7 +438,7 @@ static int get_stats_fd(void *obj, uintptr_t arg)
 	V;
 	char id[48];
 
-	snprintf(id, sizeof(id), "softkvm-%d/vcpu-%u", (int)v->vm->ctx->pid, v->id);
+	snprintf(id, sizeof(id), "softkvm-%d/vcpu-%u", (int)v->file.pid, v->id);
 	return stats_open_fd(&v->stats, true, id);
 }
 

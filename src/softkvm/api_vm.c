@@ -360,7 +360,7 @@ static int get_stats_fd(void *obj, uintptr_t arg)
 	char id[32];
 	int r;
 
-	snprintf(id, sizeof(id), "softkvm-%d", (int)vm->ctx->pid);
+	snprintf(id, sizeof(id), "softkvm-%d", (int)vm->file.pid);
 	mutex_lock(&vm->lock);
 	r = stats_open_fd(&vm->stats, false, id);
 	mutex_unlock(&vm->lock);

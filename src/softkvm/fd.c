@@ -26,7 +26,7 @@ int file_init(struct soft_file *f, struct softkvm *ctx, const struct soft_file_o
 	struct stat st;
 	int r;
 
-	*f = (struct soft_file){ .ops = ops, .ctx = ctx, .refs = 1, .own_fd = -1 };
+	*f = (struct soft_file){ .ops = ops, .ctx = ctx, .refs = 1, .own_fd = -1, .pid = getpid() };
 	f->fd = memfd_create(ops->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (f->fd < 0)
 		return -errno;

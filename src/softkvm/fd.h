@@ -34,6 +34,7 @@ struct soft_file {
 	struct softkvm *ctx;		 /* (o) */
 	int fd;				 /* the number first given out, -1 when closed; fd_lock */
 	int own_fd;			 /* (o) our description of the memfd */
+	pid_t pid;			 /* (o) who made it: calls of a forked child are refused */
 	dev_t dev;			 /* (o) */
 	ino_t ino;			 /* (o) */
 	unsigned refs;			 /* atomic; the table holds one while the caller does */

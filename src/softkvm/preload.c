@@ -1,47 +1,40 @@
 /* SPDX-License-Identifier: MIT
  *
  * libsoftkvm-preload.so: an unmodified, dynamically linked program that has it
- * in LD_PRELOAD gets softkvm when it opens /dev/kvm.
+ * in LD_PRELOAD gets softkvm when it opens /dev/kvm, under whatever name, and
+ * whether or not this machine has one.
  *
- * Only what the seam has is intercepted: open, ioctl, mmap, munmap, close.
- * softkvm's fds are real ones, so dup, fcntl, poll, fork and sendmsg go to the
- * kernel as they are, and a duplicate is recognized by its inode. This file is
- * no part of the library of rooms; in the preload library the rooms' own calls
- * of these five go straight to the C library (mk/preload.mk renames them), so
- * that nothing here is ever entered from inside.
+ * Only what the seam has is intercepted: open, ioctl, mmap, munmap, close; and
+ * sigaction, because a signal must end KVM_RUN. softkvm's fds are real ones, so
+ * dup, fcntl, poll, fork and sendmsg go to the kernel as they are, and a duplicate
+ * is recognized by its inode. Looking at the node without opening it is
+ * preload_path.c's. These files are no part of the library of rooms; in the
+ * preload library the rooms' own calls of these go straight to the C library
+ * (mk/preload.mk renames them), so that nothing here is ever entered from inside.
  *
- * Limits: static programs and programs that make system calls without the C
- * library are not reached; a seccomp sandbox must allow what softkvm does
- * (threads, memfd, eventfd, epoll, arch_prctl).
+ * Limits: docs/VMMS.md.
  *
  * BELFRY_PRELOAD_NODE names another path to stand in for /dev/kvm.
  */
+#include "softkvm/preload.h"
 #include "softkvm/softkvm.h"
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
-#include <stdio.h>
+#include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/sysmacros.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#define KVM_MISC_MAJOR 10
+#define KVM_MISC_MINOR 232
 
-/* One context a process: so is /dev/kvm. */
 static struct {
-	pthread_once_t once;
-	void *ctx;
+	pthread_once_t libc_once, ctx_once;
+	struct preload_libc libc;
 	const char *node;
-	int (*open)(const char *path, int flags, ...);
-	int (*openat)(int dir, const char *path, int flags, ...);
-	int (*ioctl)(int fd, unsigned long request, ...);
-	void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t off);
-	int (*munmap)(void *addr, size_t len);
-	int (*close)(int fd);
-} pre = { .once = PTHREAD_ONCE_INIT }; /* process-wide */
+	/* One context a process: so is /dev/kvm. Made when it is first opened. */
+	_Atomic(void *) ctx;
+} pre = { .libc_once = PTHREAD_ONCE_INIT, .ctx_once = PTHREAD_ONCE_INIT }; /* process-wide */
 
 /* What the rooms call, after renaming. */
 int soft_real_open(const char *path, int flags, ...);
@@ -52,33 +45,54 @@ void *soft_real_mmap64(void *addr, size_t len, int prot, int flags, int fd, off_
 	__attribute__((alias("soft_real_mmap")));
 int soft_real_munmap(void *addr, size_t len);
 int soft_real_close(int fd);
+int soft_real_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
 
-static void init(void)
+static void find_libc(void)
 {
-	struct softkvm_config c;
-
-	pre.open = dlsym(RTLD_NEXT, "open");
-	pre.openat = dlsym(RTLD_NEXT, "openat");
-	pre.ioctl = dlsym(RTLD_NEXT, "ioctl");
-	pre.mmap = dlsym(RTLD_NEXT, "mmap");
-	pre.munmap = dlsym(RTLD_NEXT, "munmap");
-	pre.close = dlsym(RTLD_NEXT, "close");
-	if (!pre.open || !pre.openat || !pre.ioctl || !pre.mmap || !pre.munmap || !pre.close) {
-		fputs("libsoftkvm-preload: the C library lacks a call\n", stderr);
-		abort();
+#define X(name)                                                                                   \
+	pre.libc.name = dlsym(RTLD_NEXT, #name);                                                  \
+	if (!pre.libc.name) {                                                                     \
+		fputs("libsoftkvm-preload: the C library has no " #name "\n", stderr);            \
+		abort();                                                                          \
 	}
+	PRELOAD_CALLS(X)
+#undef X
 	pre.node = getenv("BELFRY_PRELOAD_NODE");
 	if (!pre.node)
 		pre.node = "/dev/kvm";
-	softkvm_config_init(&c, true);
-	/* Without a context the program sees no KVM, as on a machine that has none. */
-	if (softkvm_create(&pre.ctx, &c))
-		pre.ctx = NULL;
 }
 
-static void ready(void)
+const struct preload_libc *preload_libc(void)
 {
-	(void)pthread_once(&pre.once, init);
+	(void)pthread_once(&pre.libc_once, find_libc);
+	return &pre.libc;
+}
+
+const char *preload_node(void)
+{
+	(void)preload_libc();
+	return pre.node;
+}
+
+bool preload_is_node(const char *path)
+{
+	return path && !strcmp(path, preload_node());
+}
+
+static void make_context(void)
+{
+	struct softkvm_config c;
+	void *ctx;
+
+	softkvm_config_init(&c, true);
+	if (!softkvm_create(&ctx, &c))
+		atomic_store(&pre.ctx, ctx);
+}
+
+/* softkvm's, if the program has opened it yet. */
+static void *context(void)
+{
+	return atomic_load_explicit(&pre.ctx, memory_order_acquire);
 }
 
 static int fail(int r)
@@ -89,24 +103,44 @@ static int fail(int r)
 	return -1;
 }
 
-static bool is_node(const char *path)
-{
-	ready();
-	return pre.ctx && path && !strcmp(path, pre.node);
-}
-
 static int open_node(int flags)
 {
-	int fd = softkvm_ops.open(pre.ctx);
+	int fd;
 
+	(void)pthread_once(&pre.ctx_once, make_context);
+	if (!context())
+		return fail(-ENOMEM);
+	fd = softkvm_ops.open(context());
 	if (fd >= 0 && !(flags & O_CLOEXEC))
 		(void)fcntl(fd, F_SETFD, 0);
 	return fail(fd);
 }
 
+static bool is_kernels_kvm(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISCHR(st.st_mode) &&
+	       st.st_rdev == makedev(KVM_MISC_MAJOR, KVM_MISC_MINOR);
+}
+
+/* fd is what the C library gave for path: by another name it may be the node, or have failed at it. */
+static int instead_of(int fd, int dir, const char *path, int flags)
+{
+	/* Nobody can call KVM on one of these; open it again through /proc and come back here. */
+	if (flags & O_PATH)
+		return fd;
+	if (fd < 0)
+		return preload_failed_at_node(dir, path) ? open_node(flags) : fd;
+	if (strcmp(preload_node(), "/dev/kvm") != 0 || !is_kernels_kvm(fd))
+		return fd;
+	(void)pre.libc.close(fd);
+	return open_node(flags);
+}
+
 static mode_t mode_of(int flags, va_list ap)
 {
-	return flags & (O_CREAT | O_TMPFILE) ? va_arg(ap, mode_t) : 0;
+	return __OPEN_NEEDS_MODE(flags) ? va_arg(ap, mode_t) : 0;
 }
 
 EXPORT int open(const char *path, int flags, ...)
@@ -117,9 +151,9 @@ EXPORT int open(const char *path, int flags, ...)
 	va_start(ap, flags);
 	mode = mode_of(flags, ap);
 	va_end(ap);
-	if (is_node(path))
+	if (preload_is_node(path) && !(flags & O_PATH))
 		return open_node(flags);
-	return pre.open(path, flags, mode);
+	return instead_of(pre.libc.open(path, flags, mode), AT_FDCWD, path, flags);
 }
 
 EXPORT int openat(int dir, const char *path, int flags, ...)
@@ -130,9 +164,9 @@ EXPORT int openat(int dir, const char *path, int flags, ...)
 	va_start(ap, flags);
 	mode = mode_of(flags, ap);
 	va_end(ap);
-	if (is_node(path))
+	if (preload_is_node(path) && !(flags & O_PATH))
 		return open_node(flags);
-	return pre.openat(dir, path, flags, mode);
+	return instead_of(pre.libc.openat(dir, path, flags, mode), dir, path, flags);
 }
 
 EXPORT int open64(const char *path, int flags, ...) __attribute__((alias("open")));
@@ -164,8 +198,28 @@ EXPORT int __openat64_2(int dir, const char *path, int flags)
 	return __openat_2(dir, path, flags);
 }
 
+/* The C library's own opens inside itself: only the plain name. */
+EXPORT FILE *fopen(const char *path, const char *mode)
+{
+	int fd;
+	FILE *f;
+
+	if (!preload_is_node(path))
+		return pre.libc.fopen(path, mode);
+	fd = open_node(strchr(mode, 'e') ? O_CLOEXEC : 0);
+	if (fd < 0)
+		return NULL;
+	f = fdopen(fd, mode);
+	if (!f)
+		(void)close(fd);
+	return f;
+}
+
+EXPORT FILE *fopen64(const char *path, const char *mode) __attribute__((alias("fopen")));
+
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
+	void *ctx = context();
 	va_list ap;
 	uintptr_t arg;
 	int r;
@@ -173,31 +227,29 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(ap, request);
 	arg = va_arg(ap, uintptr_t);
 	va_end(ap);
-	ready();
 	/* KVM's requests are all of one type; a glance spares everybody else the look-up. */
-	if (!pre.ctx || _IOC_TYPE(request) != KVMIO)
-		return pre.ioctl(fd, request, arg);
+	if (!ctx || _IOC_TYPE(request) != KVMIO)
+		return preload_libc()->ioctl(fd, request, arg);
 	/* The caller's int may have been sign-extended on its way here. */
-	r = softkvm_ops.ioctl(pre.ctx, fd, (uint32_t)request, arg);
-	if (r == -ENOTTY && !softkvm_owns_fd(pre.ctx, fd))
-		return pre.ioctl(fd, request, arg);
+	r = softkvm_ops.ioctl(ctx, fd, (uint32_t)request, arg);
+	if (r == -ENOTTY && !softkvm_owns_fd(ctx, fd))
+		return pre.libc.ioctl(fd, request, arg);
 	return fail(r);
 }
 
 EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
-	void *p;
+	void *ctx = context(), *p;
 	int r;
 
-	ready();
-	if (fd < 0 || (flags & MAP_ANONYMOUS) || !(flags & MAP_SHARED) || !pre.ctx ||
-	    !softkvm_owns_fd(pre.ctx, fd))
-		return pre.mmap(addr, len, prot, flags, fd, off);
+	if (fd < 0 || (flags & MAP_ANONYMOUS) || !(flags & MAP_SHARED) || !ctx ||
+	    !softkvm_owns_fd(ctx, fd))
+		return preload_libc()->mmap(addr, len, prot, flags, fd, off);
 	if (off) {
 		errno = EINVAL;
 		return MAP_FAILED;
 	}
-	r = softkvm_ops.mmap(pre.ctx, fd, len, &p);
+	r = softkvm_ops.mmap(ctx, fd, len, &p);
 	if (r) {
 		errno = -r;
 		return MAP_FAILED;
@@ -208,19 +260,39 @@ EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off
 EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	__attribute__((alias("mmap")));
 
-EXPORT int munmap(void *addr, size_t len)
-{
-	ready();
-	return pre.munmap(addr, len);
-}
-
 EXPORT int close(int fd)
 {
-	ready();
-	if (!pre.ctx || !softkvm_owns_fd(pre.ctx, fd))
-		return pre.close(fd);
-	return fail(softkvm_ops.close(pre.ctx, fd));
+	void *ctx = context();
+
+	if (!ctx || !softkvm_owns_fd(ctx, fd))
+		return preload_libc()->close(fd);
+	return fail(softkvm_ops.close(ctx, fd));
 }
+
+EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	return fail(softkvm_sigaction(sig, act, old));
+}
+
+/* In the C library these two do not come by sigaction(). */
+EXPORT sighandler_t signal(int sig, sighandler_t handler)
+{
+	struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_RESTART }, old;
+
+	sigemptyset(&sa.sa_mask);
+	return sigaction(sig, &sa, &old) < 0 ? SIG_ERR : old.sa_handler;
+}
+
+EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
+{
+	struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_RESETHAND | SA_NODEFER }, old;
+
+	sigemptyset(&sa.sa_mask);
+	return sigaction(sig, &sa, &old) < 0 ? SIG_ERR : old.sa_handler;
+}
+
+EXPORT sighandler_t sysv_signal(int sig, sighandler_t handler) __attribute__((alias("__sysv_signal")));
+EXPORT sighandler_t ssignal(int sig, sighandler_t handler) __attribute__((alias("signal")));
 
 /* ---- the rooms' way past us -------------------------------------------- */
 
@@ -232,7 +304,7 @@ int soft_real_open(const char *path, int flags, ...)
 	va_start(ap, flags);
 	mode = mode_of(flags, ap);
 	va_end(ap);
-	return pre.open(path, flags, mode);
+	return preload_libc()->open(path, flags, mode);
 }
 
 int soft_real_ioctl(int fd, unsigned long request, ...)
@@ -243,20 +315,25 @@ int soft_real_ioctl(int fd, unsigned long request, ...)
 	va_start(ap, request);
 	arg = va_arg(ap, uintptr_t);
 	va_end(ap);
-	return pre.ioctl(fd, request, arg);
+	return preload_libc()->ioctl(fd, request, arg);
 }
 
 void *soft_real_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
-	return pre.mmap(addr, len, prot, flags, fd, off);
+	return preload_libc()->mmap(addr, len, prot, flags, fd, off);
 }
 
 int soft_real_munmap(void *addr, size_t len)
 {
-	return pre.munmap(addr, len);
+	return preload_libc()->munmap(addr, len);
 }
 
 int soft_real_close(int fd)
 {
-	return pre.close(fd);
+	return preload_libc()->close(fd);
+}
+
+int soft_real_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	return preload_libc()->sigaction(sig, act, old);
 }

@@ -10,11 +10,14 @@
  * KVM_RUN and be pending (not handled) when it returns. Ours keeps it and queues
  * it again once the thread's own mask is back.
  *
- * Dispositions belong to the process, hence the state at file scope. Handlers
- * are looked for at a thread's first KVM_RUN, after KVM_SET_SIGNAL_MASK, and now
- * and then; a program that installs one in between is seen a little later, so a
- * VMM should (and they all do) install its kick signal's handler first.
+ * Dispositions belong to the process, hence the state at file scope. A program
+ * whose sigaction() comes to softkvm_sigaction() (the preload library) keeps us
+ * in front whatever it installs, and whenever. Others are looked at when a vCPU
+ * first runs, after KVM_SET_SIGNAL_MASK, and now and then: they should install
+ * their kick signal's handler before the first KVM_RUN of any vCPU.
  */
+#include "softkvm/softkvm.h"
+#include "softkvm/usercopy.h"
 #include "softkvm/vcpu.h"
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,12 +26,25 @@
 #define RESCAN_RUNS  1024u
 #define SIG_BIT(sig) (1ull << ((sig) - 1))
 
-/* Faults are the engine's and the program's; two cannot be caught. */
-#define LEAVE_ALONE (SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGILL) | \
-		     SIG_BIT(SIGTRAP) | SIG_BIT(SIGKILL) | SIG_BIT(SIGSTOP))
+/* Other files' (usercopy.c, the engine): they go to the program when they are not ours. */
+#define FAULTS	    (SIG_BIT(SIGSEGV) | SIG_BIT(SIGBUS) | SIG_BIT(SIGFPE) | SIG_BIT(SIGILL))
+/* Two cannot be caught; 32 and 33 are the C library's. */
+#define LEAVE_ALONE (FAULTS | SIG_BIT(SIGTRAP) | SIG_BIT(SIGKILL) | SIG_BIT(SIGSTOP) | \
+		     SIG_BIT(32) | SIG_BIT(33))
 
-static struct sigaction theirs[NR_SIGNALS + 1]; /* process-wide, as handlers are */
-static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER; /* process-wide */
+static struct {
+	pthread_mutex_t lock; /* for all but theirs */
+	pthread_once_t once;
+	bool scanned;	      /* a vCPU has run: the handlers there are are taken */
+	bool faults_taken;    /* a context is there, and the fault handlers with it */
+	uint64_t insisted;    /* ours stays, whether the program has one or not */
+	uint64_t recorded;    /* whose `asked` is true */
+	uint64_t fork_mask;   /* the forking thread's */
+	struct sigaction asked[NR_SIGNALS + 1]; /* what the program set */
+	/* Its handler where ours is, SIG_DFL and SIG_IGN included: all that ours reads. */
+	_Atomic uintptr_t theirs[NR_SIGNALS + 1];
+} proc = { .lock = PTHREAD_MUTEX_INITIALIZER, .once = PTHREAD_ONCE_INIT }; /* process-wide */
+
 static _Thread_local struct soft_vcpu *current;
 
 static int set_mask(uint64_t mask, uint64_t *old)
@@ -38,18 +54,15 @@ static int set_mask(uint64_t mask, uint64_t *old)
 
 static void call_theirs(int sig, siginfo_t *info, void *context)
 {
-	const struct sigaction *sa = &theirs[sig];
+	uintptr_t handler = atomic_load(&proc.theirs[sig]);
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
 	uint64_t unblock, old;
 
-	if (sa->sa_flags & SA_SIGINFO) {
-		sa->sa_sigaction(sig, info, context);
+	if (handler == (uintptr_t)SIG_IGN)
 		return;
-	}
-	if (sa->sa_handler == SIG_IGN)
-		return;
-	if (sa->sa_handler != SIG_DFL) {
-		sa->sa_handler(sig);
+	if (handler != (uintptr_t)SIG_DFL) {
+		/* One without SA_SIGINFO takes the first argument and leaves the others. */
+		((void (*)(int, siginfo_t *, void *))handler)(sig, info, context);
 		return;
 	}
 	/* We stand here for a mask of ours only: give the signal its default effect. */
@@ -85,34 +98,138 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	call_theirs(sig, info, context);
 }
 
-/* Stand before the handler of sig; `also_default`: even if there is none. */
-static void take_over(int sig, bool also_default)
+static bool is_ours(const struct sigaction *sa)
 {
-	struct sigaction cur, ours;
-
-	if (sigaction(sig, NULL, &cur) < 0)
-		return;
-	if ((cur.sa_flags & SA_SIGINFO) && cur.sa_sigaction == on_signal)
-		return;
-	if (!(cur.sa_flags & SA_SIGINFO) && !also_default &&
-	    (cur.sa_handler == SIG_DFL || cur.sa_handler == SIG_IGN))
-		return;
-	ours = cur;
-	ours.sa_sigaction = on_signal;
-	ours.sa_flags |= SA_SIGINFO;
-	/* Written before ours can run. */
-	theirs[sig] = cur;
-	(void)sigaction(sig, &ours, NULL);
+	return (sa->sa_flags & SA_SIGINFO) && sa->sa_sigaction == on_signal;
 }
 
+static bool wants_us_locked(int sig, const struct sigaction *sa)
+{
+	return (proc.insisted & SIG_BIT(sig)) || (sa->sa_handler != SIG_DFL && sa->sa_handler != SIG_IGN);
+}
+
+/* Install what the program wants, behind ours if that has to be. As sigaction(2). */
+static int install_locked(int sig, const struct sigaction *want)
+{
+	struct sigaction ours = *want;
+
+	if (!wants_us_locked(sig, want))
+		return sigaction(sig, want, NULL);
+	proc.asked[sig] = *want;
+	/* Written before ours can run; one pointer, so ours may be running. */
+	atomic_store(&proc.theirs[sig], (uintptr_t)want->sa_handler);
+	ours.sa_sigaction = on_signal;
+	ours.sa_flags |= SA_SIGINFO;
+	return sigaction(sig, &ours, NULL);
+}
+
+static void watch_forks(void);
+
+/* With signals blocked: a handler may call sigaction(). */
+static uint64_t lock_handlers(void)
+{
+	uint64_t old = 0;
+
+	(void)pthread_once(&proc.once, watch_forks);
+	(void)set_mask(UINT64_MAX & ~FAULTS, &old);
+	mutex_lock(&proc.lock);
+	return old;
+}
+
+static void unlock_handlers(uint64_t old)
+{
+	mutex_unlock(&proc.lock);
+	(void)set_mask(old, NULL);
+}
+
+static void fork_prepare(void)
+{
+	proc.fork_mask = lock_handlers();
+}
+
+static void fork_done(void)
+{
+	unlock_handlers(proc.fork_mask);
+}
+
+/* A child that is forked while another thread holds the lock must find it free. */
+static void watch_forks(void)
+{
+	(void)pthread_atfork(fork_prepare, fork_done, fork_done);
+}
+
+/* Stand before every handler there is, and where one of `held` is none. */
 static void scan(uint64_t held)
 {
-	mutex_lock(&install_lock);
-	for (int sig = 1; sig <= NR_SIGNALS; sig++)
-		/* 32 and 33 are the C library's. */
-		if (!(LEAVE_ALONE & SIG_BIT(sig)) && sig != 32 && sig != 33)
-			take_over(sig, held & SIG_BIT(sig));
-	mutex_unlock(&install_lock);
+	uint64_t old = lock_handlers();
+
+	proc.scanned = true;
+	proc.insisted |= held;
+	for (int sig = 1; sig <= NR_SIGNALS; sig++) {
+		struct sigaction cur;
+
+		if (!(LEAVE_ALONE & SIG_BIT(sig)) && !sigaction(sig, NULL, &cur) && !is_ours(&cur) &&
+		    wants_us_locked(sig, &cur))
+			(void)install_locked(sig, &cur);
+	}
+	unlock_handlers(old);
+}
+
+void signals_take_faults(void)
+{
+	uint64_t old = lock_handlers();
+
+	usercopy_init(0);
+	proc.faults_taken = true;
+	unlock_handlers(old);
+}
+
+/* Over the program's newest: what it handles is what is left of ours. */
+static int install_fault_locked(int sig, const struct sigaction *want)
+{
+	if (sigaction(sig, want, NULL) < 0)
+		return -1;
+	proc.asked[sig] = *want;
+	proc.recorded |= SIG_BIT(sig);
+	if (!proc.faults_taken)
+		return 0;
+	usercopy_init(sig);
+	return engine_faults_take() ? -1 : 0;
+}
+
+/* What the program believes is there. */
+static int seen_locked(int sig, struct sigaction *sa)
+{
+	if (sigaction(sig, NULL, sa) < 0)
+		return -1;
+	if (is_ours(sa))
+		*sa = proc.asked[sig];
+	else if ((FAULTS & SIG_BIT(sig)) && proc.faults_taken)
+		*sa = proc.recorded & SIG_BIT(sig) ? proc.asked[sig] : (struct sigaction){ .sa_handler = SIG_DFL };
+	return 0;
+}
+
+int softkvm_sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+	struct sigaction seen;
+	uint64_t mask;
+	int r;
+
+	if (sig < 1 || sig > NR_SIGNALS || (LEAVE_ALONE & ~FAULTS & SIG_BIT(sig)))
+		return sigaction(sig, act, old) < 0 ? -errno : 0;
+	mask = lock_handlers();
+	r = seen_locked(sig, &seen);
+	if (!r && act) {
+		if (FAULTS & SIG_BIT(sig))
+			r = install_fault_locked(sig, act);
+		else
+			r = proc.scanned ? install_locked(sig, act) : sigaction(sig, act, NULL);
+	}
+	r = r < 0 ? -errno : 0;
+	if (!r && old)
+		*old = seen;
+	unlock_handlers(mask);
+	return r;
 }
 
 /*

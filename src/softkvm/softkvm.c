@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "softkvm/softkvm_priv.h"
 #include "softkvm/tsc.h"
+#include "softkvm/vcpu.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -36,9 +37,8 @@ int softkvm_create(void **out, const struct softkvm_config *cfg)
 		ctx->cfg = *cfg;
 	else
 		softkvm_config_init(&ctx->cfg, false);
-	ctx->pid = getpid();
 	ctx->tsc_khz = tsc_khz_find();
-	usercopy_init();
+	signals_take_faults();
 	r = fd_table_init(&ctx->fds);
 	if (r) {
 		free(ctx);
@@ -130,7 +130,7 @@ static int soft_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
 
 	if (!f)
 		return fcntl(fd, F_GETFD) < 0 ? -EBADF : -ENOTTY;
-	if (!hot && f->ops->kind != SOFT_SYSTEM && getpid() != f->ctx->pid)
+	if (!hot && f->ops->kind != SOFT_SYSTEM && getpid() != f->pid)
 		r = -EIO;
 	else
 		r = f->ops->ioctl(f, request, arg);

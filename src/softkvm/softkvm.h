@@ -64,4 +64,13 @@ extern const struct kvmapi_ops softkvm_ops;
  */
 bool softkvm_owns_fd(void *ctx, int fd);
 
+struct sigaction;
+/*
+ * The program's sigaction(2), for the same caller. softkvm stands before the
+ * program's handlers to see what must end KVM_RUN; a program that comes here
+ * sees its own handlers only, and may install them whenever it likes. Any
+ * thread, signal handlers included. Errors: those of sigaction(2).
+ */
+int softkvm_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
+
 #endif

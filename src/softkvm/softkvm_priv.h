@@ -27,7 +27,6 @@ struct soft_irqfd;
 
 struct softkvm {
 	struct softkvm_config cfg; /* (o) */
-	pid_t pid;		   /* (o) calls of a forked child are refused */
 	uint32_t tsc_khz;	   /* (o) */
 	struct fd_table fds;
 	/* One eventfd serves one irqfd, in whatever VM: all that are bound. */

@@ -110,7 +110,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 }
 
 /* Somebody may have put a handler over ours since, one that calls ours or one that does not. */
-void usercopy_init(void)
+void usercopy_init(int sig)
 {
 	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	struct sigaction now;
@@ -118,7 +118,7 @@ void usercopy_init(void)
 	sigemptyset(&sa.sa_mask);
 	mutex_lock(&install_lock);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
-		if (sigaction(signals[i], NULL, &now) < 0 ||
+		if ((sig && sig != signals[i]) || sigaction(signals[i], NULL, &now) < 0 ||
 		    (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_fault))
 			continue;
 		latest[i] = now;

@@ -8,8 +8,11 @@
 
 #include "base/base.h"
 
-/* Before the first copy: see to it that the fault handlers are installed. Any thread, any number of times. */
-void usercopy_init(void);
+/*
+ * Before the first copy: see to it that the fault handlers are installed, that of sig only or all
+ * (0). Any thread, any number of times.
+ */
+void usercopy_init(int sig);
 
 /* -EFAULT if any byte cannot be read or written; part may have been copied then. Any thread. */
 int copy_from_user(void *dst, uintptr_t src, size_t len) __must_check;

@@ -178,5 +178,7 @@ void signals_enter(struct soft_vcpu *v);
 void signals_leave(struct soft_vcpu *v);
 /* Has one come since signals_enter()? */
 bool signals_arrived(struct soft_vcpu *v);
+/* Install the fault handlers. Any thread, any number of times. */
+void signals_take_faults(void);
 
 #endif

@@ -14,6 +14,8 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 limit=${SECONDS_EACH:-60}
 
+# Not here: kernel-irqchip=off with more than one CPU, where this QEMU hangs on any
+# KVM (docs/VMMS.md).
 # name  in make check  machine and CPUs  virtio-blk's properties  what else
 cases() {
 	cat <<-'END'
@@ -24,7 +26,6 @@ cases() {
 	q35-split      yes  -M q35,kernel-irqchip=split -smp 2 IOTHREAD
 	q35-split-smp4 no   -M q35,kernel-irqchip=split -smp 4
 	q35-off        no   -M q35,kernel-irqchip=off -smp 1
-	q35-off-smp2   no   -M q35,kernel-irqchip=off -smp 2 IOTHREAD
 	q35-host       no   -M q35 -smp 2 -cpu host
 	q35-vga        no   -M q35 -smp 1 -device VGA -display none
 	pc             no   -M pc -smp 2

@@ -264,7 +264,7 @@ static void test_copies(void **state)
 	uint8_t *two = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint8_t buf[4096];
 
-	usercopy_init();
+	usercopy_init(0);
 	assert_int_equal(mprotect(two + 4096, 4096, PROT_NONE), 0);
 	memset(two, 7, 4096);
 	for (size_t n = 0; n < 70; n++) {
