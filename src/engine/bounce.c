@@ -344,7 +344,7 @@ static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 {
 	uint8_t b[16] __attribute__((aligned(8))) = {0};
 	unsigned int code = code_size(v), n = 0, k = 0, max = 15;
-	uint64_t lin = code == 8 ? v->rip : (v->seg[S_CS].base + v->rip) & 0xffffffffu;
+	uint64_t lin = rip_linear(v);
 	struct insn_slot *s;
 	struct insn in;
 	uint64_t h;

@@ -43,11 +43,11 @@ static uint64_t matches(const struct engine_vcpu *v, unsigned int kinds, uint64_
 
 bool debug_fetch(struct engine_vcpu *v)
 {
-	uint64_t lin = v->mode & MODE_64 ? v->rip : (v->seg[S_CS].base + v->rip) & 0xffffffffu, hit;
+	uint64_t hit;
 
 	if (!v->bp_on || (v->vflags & FL_RF) || v->shadow == 2)
 		return false;
-	hit = matches(v, 1u << BP_EXEC, lin, 1);
+	hit = matches(v, 1u << BP_EXEC, rip_linear(v), 1);
 	if (hit)
 		v->exc = (struct exc){.vector = V_DB, .payload = hit};
 	return hit;
@@ -96,7 +96,7 @@ bool debug_exit(struct engine_vcpu *v, const struct exc *e)
 	x->vector = V_DB;
 	x->dr6 = DR6_FIXED | e->payload;
 	x->dr7 = v->bp7 | 0x400;
-	x->rip = v->rip + (v->mode & MODE_64 ? 0 : v->seg[S_CS].base);
+	x->rip = rip_linear(v);
 	return true;
 }
 

@@ -335,6 +335,11 @@ static inline bool is_canonical(uint64_t a)
 	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
 }
 
+static inline uint64_t rip_linear(const struct engine_vcpu *v)
+{
+	return v->mode & MODE_64 ? v->rip : (v->seg[S_CS].base + v->rip) & 0xffffffffu;
+}
+
 /* Copies that stay out of libc (and so out of SIMD registers). */
 static inline void bytes_copy(void *d, const void *s, size_t n)
 {
@@ -463,6 +468,8 @@ int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned 
 /* segment.c */
 int seg_linear(struct engine_vcpu *v, int s, uint64_t off, unsigned int size, bool write, uint64_t *lin);
 int seg_load(struct engine_vcpu *v, int s, uint16_t sel);
+/* The same, but what is wrong with the selector is this exception (#TS for a new task's). */
+int seg_load_as(struct engine_vcpu *v, int s, uint16_t sel, uint8_t vec);
 void seg_load_real(struct engine_vcpu *v, int s, uint16_t sel);
 int desc_read(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t *lin, uint8_t vec);
 void seg_from_desc(struct seg *g, uint16_t sel, const uint32_t d[2]);
@@ -473,10 +480,21 @@ int seg_exec(struct engine_vcpu *v, const struct insn *in);
 void cs_set(struct engine_vcpu *v, const struct seg *cs, int newcpl);
 
 /* far.c: far transfers */
+/* Check a code segment for a transfer to want_cpl (ret: that a return goes to), and mark it accessed. */
+int code_check(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t lin, struct seg *g,
+	       unsigned int want_cpl, bool ret, uint8_t vec);
 int far_exec(struct engine_vcpu *v, const struct insn *in);
 /* The common end of far RET and IRET to protected mode. */
 int far_return_to(struct engine_vcpu *v, uint16_t sel, uint64_t rip, uint16_t ss, uint64_t sp,
 		  bool outer_given);
+
+/* task.c */
+enum task_why { TASK_JUMP, TASK_CALL, TASK_RETURN, TASK_EVENT };
+/* Switch to the task of this TSS; rip is where the old one goes on. X_JUMP or X_FAULT. */
+int task_switch(struct engine_vcpu *v, uint16_t sel, enum task_why why, uint64_t rip, uint32_t ext);
+bool task_descriptor(const struct engine_vcpu *v, const uint32_t d[2]); /* a TSS or a task gate */
+int task_transfer(struct engine_vcpu *v, uint16_t sel, const uint32_t d[2], bool call, uint64_t rip);
+int task_return(struct engine_vcpu *v, uint64_t rip);
 
 /* exception.c */
 int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_error, uint32_t error,
@@ -488,6 +506,7 @@ int iret_exec(struct engine_vcpu *v, const struct insn *in);
 /* system.c, string.c, stack.c, legacy.c */
 int sys_exec(struct engine_vcpu *v, const struct insn *in);
 int ctl_exec(struct engine_vcpu *v, const struct insn *in);
+int cr3_write(struct engine_vcpu *v, uint64_t val);
 int string_exec(struct engine_vcpu *v, const struct insn *in);
 int stack_exec(struct engine_vcpu *v, const struct insn *in);
 int legacy_exec(struct engine_vcpu *v, const struct insn *in);

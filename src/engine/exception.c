@@ -64,6 +64,19 @@ static int deliver_real(struct engine_vcpu *v, uint8_t vector, uint64_t ret_rip)
 	return X_JUMP;
 }
 
+/* Through a task gate: the new task finds the error code on its stack. */
+static int deliver_task(struct engine_vcpu *v, uint16_t sel, bool has_error, uint32_t error,
+			uint64_t ret_rip, uint32_t ext)
+{
+	int r = task_switch(v, sel, TASK_EVENT, ret_rip, ext);
+
+	if (r != X_JUMP)
+		return r;
+	v->stats.faults++;
+	r = has_error ? push_val(v, error, v->seg[S_TR].attr & 8 ? 4 : 2) : X_NEXT;
+	return r ? r : X_JUMP;
+}
+
 static void put(uint8_t *f, unsigned int *n, uint64_t val, unsigned int size)
 {
 	*n -= size;
@@ -95,13 +108,15 @@ int event_deliver(struct engine_vcpu *v, uint8_t vector, bool soft, bool has_err
 		return r;
 	type = g[1] >> 8 & 0x1f;
 	dpl = g[1] >> 13 & 3;
-	if (type != 14 && type != 15 && (lma || (type != 6 && type != 7)))
-		return raise_gp(v, gerr); /* task gates: refused */
+	if (type != 14 && type != 15 && (lma || (type != 5 && type != 6 && type != 7)))
+		return raise_gp(v, gerr);
 	if (soft && dpl < old)
 		return raise_gp(v, gerr & ~1u);
 	if (!(g[1] & 0x8000))
 		return raise_exc(v, V_NP, true, gerr);
 	sel = (uint16_t)(g[0] >> 16);
+	if (type == 5)
+		return deliver_task(v, sel, has_error, error, ret_rip, ext);
 	off = (g[0] & 0xffff) | (type & 8 ? g[1] & 0xffff0000u : 0);
 	size = type & 8 ? 4 : 2;
 	if (lma) {
@@ -237,7 +252,7 @@ int exc_inject(struct engine_vcpu *v)
 	v->first_exc = v->exc;
 	for (int depth = 0; depth < 8; depth++) {
 		struct exc e = v->exc;
-		uint32_t keep = v->vflags;
+		uint32_t keep = v->vflags & FL_RF;
 		int r;
 
 		if (debug_exit(v, &e))
@@ -256,7 +271,7 @@ int exc_inject(struct engine_vcpu *v)
 			}
 			return 0;
 		}
-		v->vflags = keep;
+		v->vflags = (v->vflags & ~FL_RF) | keep; /* the task may be another now */
 		if (r == X_EXIT || r == X_LEAVE)
 			return r;
 		if (e.vector == V_DF)
@@ -322,6 +337,12 @@ int iret_exec(struct engine_vcpu *v, const struct insn *in)
 
 	if (is_vm86(v) && (v->vflags & FL_IOPL) != FL_IOPL)
 		return raise_gp(v, 0);
+	if ((v->vflags & FL_NT) && !is_real(v) && !is_vm86(v)) {
+		r = is_long(v) ? raise_gp(v, 0) : task_return(v, v->rip + in->len);
+		if (r == X_JUMP)
+			v->nmi_masked = false;
+		return r;
+	}
 	r = pop_peek(v, &rip, n, 0);
 	if (!r)
 		r = pop_peek(v, &sel, n, n);
@@ -344,8 +365,6 @@ int iret_exec(struct engine_vcpu *v, const struct insn *in)
 		mode_update(v);
 		return X_JUMP;
 	}
-	if ((v->vflags & FL_NT))
-		return raise_gp(v, 0); /* no nested tasks */
 	if (!is_long(v) && n == 4 && (fl & FL_VM) && c == 0)
 		return iret_vm86(v, rip, (uint16_t)sel, (uint32_t)fl);
 	outer = (sel & 3) > c || (v->mode & MODE_64);

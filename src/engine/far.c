@@ -2,16 +2,14 @@
  *
  * engine/far: far jumps, calls and returns, SYSCALL, SYSENTER and their returns.
  * SDM vol. 2, the instructions' pages; vol. 3, "Privilege Levels" and "Call Gates".
- * Hardware task switches are refused with #GP.
  */
 #include "engine/decode.h"
 
 #include <Zydis/Zydis.h>
 
 
-/* Check a code segment for a transfer that keeps the privilege level, and mark it accessed. */
-static int code_check(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t lin, struct seg *g,
-		      unsigned int want_cpl, bool ret)
+int code_check(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64_t lin, struct seg *g,
+	       unsigned int want_cpl, bool ret, uint8_t vec)
 {
 	uint32_t err = sel & 0xfffcu;
 	unsigned int dpl, rpl = sel & 3;
@@ -19,14 +17,14 @@ static int code_check(struct engine_vcpu *v, uint16_t sel, uint32_t d[2], uint64
 	seg_from_desc(g, sel, d);
 	dpl = SEG_DPL(g->attr);
 	if (!(g->attr & SEG_S) || !(g->attr & 8))
-		return raise_gp(v, err);
+		return raise_exc(v, vec, true, err);
 	if (is_long(v) && (g->attr & SEG_L) && (g->attr & SEG_DB))
-		return raise_gp(v, err);
+		return raise_exc(v, vec, true, err);
 	if (ret) {
 		if (g->attr & 4 ? dpl > rpl : dpl != rpl)
-			return raise_gp(v, err);
+			return raise_exc(v, vec, true, err);
 	} else if (g->attr & 4 ? dpl > want_cpl : rpl > want_cpl || dpl != want_cpl) {
-		return raise_gp(v, err);
+		return raise_exc(v, vec, true, err);
 	}
 	if (!(g->attr & SEG_P))
 		return raise_exc(v, V_NP, true, err);
@@ -172,6 +170,8 @@ static int far_transfer(struct engine_vcpu *v, const struct insn *in, uint16_t s
 	r = desc_read(v, sel, d, &lin, V_GP);
 	if (r)
 		return r;
+	if (task_descriptor(v, d))
+		return task_transfer(v, sel, d, call, v->rip + in->len);
 	if (!(d[1] & 0x1000)) {
 		struct gate g;
 		unsigned int dpl;
@@ -198,7 +198,7 @@ static int far_transfer(struct engine_vcpu *v, const struct insn *in, uint16_t s
 		size = g.size;
 		off = g.off;
 	} else {
-		r = code_check(v, sel, d, lin, &cs, (unsigned int)cpl(v), false);
+		r = code_check(v, sel, d, lin, &cs, (unsigned int)cpl(v), false, V_GP);
 		if (r)
 			return r;
 	}
@@ -247,7 +247,7 @@ int far_return_to(struct engine_vcpu *v, uint16_t sel, uint64_t rip, uint16_t ss
 		return r;
 	if (rpl < old)
 		return raise_gp(v, sel & 0xfffcu);
-	r = code_check(v, sel, d, lin, &cs, rpl, true);
+	r = code_check(v, sel, d, lin, &cs, rpl, true, V_GP);
 	if (!r)
 		r = rip_check(v, &cs, rip);
 	if (r)

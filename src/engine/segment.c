@@ -143,7 +143,7 @@ void seg_load_real(struct engine_vcpu *v, int s, uint16_t sel)
 	}
 }
 
-int seg_load(struct engine_vcpu *v, int s, uint16_t sel)
+int seg_load_as(struct engine_vcpu *v, int s, uint16_t sel, uint8_t vec)
 {
 	struct seg g;
 	uint32_t d[2];
@@ -158,7 +158,7 @@ int seg_load(struct engine_vcpu *v, int s, uint16_t sel)
 	}
 	if (!(sel & 0xfffc)) {
 		if (s == S_SS && (!(v->mode & MODE_64) || c == 3 || rpl != c))
-			return raise_gp(v, 0);
+			return raise_exc(v, vec, true, 0);
 		v->seg[s].sel = sel;
 		v->seg[s].attr = (uint16_t)(SEG_UNUSABLE | (s == S_SS ? c << 5 : 0));
 		v->seg[s].limit = 0;
@@ -167,23 +167,23 @@ int seg_load(struct engine_vcpu *v, int s, uint16_t sel)
 		v->seg[s].base = 0;
 		return X_NEXT;
 	}
-	r = desc_read(v, sel, d, &lin, V_GP);
+	r = desc_read(v, sel, d, &lin, vec);
 	if (r)
 		return r;
 	seg_from_desc(&g, sel, d);
 	dpl = SEG_DPL(g.attr);
 	if (!(g.attr & SEG_S))
-		return raise_gp(v, err);
+		return raise_exc(v, vec, true, err);
 	if (s == S_SS) {
 		if (rpl != c || dpl != c || (g.attr & 0xa) != 2)
-			return raise_gp(v, err);
+			return raise_exc(v, vec, true, err);
 		if (!(g.attr & SEG_P))
 			return raise_exc(v, V_SS, true, err);
 	} else {
 		if ((g.attr & 0xa) == 8)
-			return raise_gp(v, err); /* execute-only */
+			return raise_exc(v, vec, true, err); /* execute-only */
 		if ((g.attr & 0xc) != 0xc && (rpl > dpl || c > dpl))
-			return raise_gp(v, err);
+			return raise_exc(v, vec, true, err);
 		if (!(g.attr & SEG_P))
 			return raise_exc(v, V_NP, true, err);
 	}
@@ -193,6 +193,11 @@ int seg_load(struct engine_vcpu *v, int s, uint16_t sel)
 	g.attr |= 1;
 	v->seg[s] = g;
 	return X_NEXT;
+}
+
+int seg_load(struct engine_vcpu *v, int s, uint16_t sel)
+{
+	return seg_load_as(v, s, sel, V_GP);
 }
 
 void cs_set(struct engine_vcpu *v, const struct seg *cs, int newcpl)

@@ -243,7 +243,7 @@ int sys_exec(struct engine_vcpu *v, const struct insn *in)
 		if (v->debug & ENGINE_DEBUG_BP) {
 			v->exit->reason = ENGINE_EXIT_DEBUG;
 			v->exit->vector = V_BP;
-			v->exit->rip = v->rip;
+			v->exit->rip = rip_linear(v);
 			v->rip -= in->len; /* stays on the breakpoint */
 			return X_LEAVE;
 		}
@@ -306,7 +306,7 @@ static int cr0_write(struct engine_vcpu *v, uint64_t val)
 	return X_NEXT;
 }
 
-static int cr3_write(struct engine_vcpu *v, uint64_t val)
+int cr3_write(struct engine_vcpu *v, uint64_t val)
 {
 	bool keep = false;
 
