@@ -53,7 +53,8 @@ struct engine_ops {
 	 * engine_exit.access and calls engine_run() again. */
 	int (*mmio)(void *cpu, struct engine_access *a);
 	int (*io)(void *cpu, struct engine_access *a);
-	/* MSRs that the engine does not hold. 0, or 1 for #GP(0). */
+	/* RDMSR and WRMSR at CPL 0, every one. 0: done; 1: #GP(0); 2: leave with ENGINE_EXIT_MSR.
+	 * Those that the engine holds are at engine_guest_rdmsr() and engine_guest_wrmsr(). */
 	int (*rdmsr)(void *cpu, uint32_t index, uint64_t *value);
 	int (*wrmsr)(void *cpu, uint32_t index, uint64_t value);
 	/* CPUID as the guest shall see it: out = eax, ebx, ecx, edx. The engine
@@ -155,13 +156,15 @@ enum engine_exit_reason {
 	ENGINE_EXIT_SHUTDOWN,	/* triple fault */
 	ENGINE_EXIT_DEBUG,	/* engine_set_debug: single-step or breakpoint */
 	ENGINE_EXIT_HYPERCALL,
+	ENGINE_EXIT_MSR,	/* access: addr = index; at re-entry data and failed are the answer */
 	ENGINE_EXIT_WINDOW,	/* engine_request_window: an interrupt can be taken now */
 	ENGINE_EXIT_INTERNAL,	/* the engine cannot go on: see text */
 };
 
 struct engine_exit {
 	enum engine_exit_reason reason;
-	struct engine_access access;	/* IO, MMIO, HYPERCALL (addr = nr, data = result) */
+	struct engine_access access;	/* IO, MMIO, HYPERCALL (addr = nr, data = result), MSR */
+	bool failed;			/* MSR, set by the caller: #GP(0) */
 	uint64_t args[4];		/* HYPERCALL */
 	uint64_t rip;			/* DEBUG: linear address */
 	uint64_t dr6, dr7;		/* DEBUG: as the processor would report, without the guest's DR6 */
@@ -172,7 +175,7 @@ struct engine_exit {
 /*
  * Run the guest until something happens that the caller must see. The calling
  * thread's GS base is restored before the return, its signal mask is untouched.
- * x must be the same object at re-entry after IO, MMIO and HYPERCALL: the
+ * x must be the same object at re-entry after IO, MMIO, HYPERCALL and MSR: the
  * access's data is taken from it. Returns 0, or -EFAULT with INTERNAL.
  */
 int engine_run(struct engine_vcpu *v, struct engine_exit *x);
@@ -207,6 +210,9 @@ struct engine_sregs {
 	struct engine_segment ldt, tr;
 	struct engine_dtable gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer;
+	/* PAE paging's page-directory pointers. get: there are some; set: these, not those in memory. */
+	bool has_pdptes;
+	uint64_t pdpte[4];
 };
 
 struct engine_events {
@@ -232,6 +238,8 @@ void engine_set_regs(struct engine_vcpu *v, const struct engine_regs *r);
 void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
 /* Errors: -EINVAL for combinations that no processor can be in (PG without PE, …). */
 int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
+/* The bits of CR4 that a guest may set whose CPUID answers as `ask` does (the op cpuid's form). */
+uint64_t engine_cr4_bits(void (*ask)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *cpu);
 void engine_get_events(const struct engine_vcpu *v, struct engine_events *ev);
 int engine_set_events(struct engine_vcpu *v, const struct engine_events *ev) __must_check;
 void engine_get_debugregs(const struct engine_vcpu *v, struct engine_debugregs *d);
@@ -241,6 +249,9 @@ int engine_set_debugregs(struct engine_vcpu *v, const struct engine_debugregs *d
  * value. */
 int engine_get_msr(const struct engine_vcpu *v, uint32_t index, uint64_t *value);
 int engine_set_msr(struct engine_vcpu *v, uint32_t index, uint64_t value);
+/* The same with what a guest's instruction may do; only from inside the ops rdmsr and wrmsr. */
+int engine_guest_rdmsr(struct engine_vcpu *v, uint32_t index, uint64_t *value);
+int engine_guest_wrmsr(struct engine_vcpu *v, uint32_t index, uint64_t value);
 
 #define ENGINE_XSAVE_SIZE 832 /* legacy area, header, AVX */
 /* FPU state as an XSAVE image in the standard (non-compacted) format: x87, SSE, AVX. */

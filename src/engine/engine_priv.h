@@ -66,6 +66,7 @@ enum { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDT, S_TR, S_COUNT };
 #define CR4_OSXSAVE    (1ull << 18)
 #define CR4_SMEP       (1ull << 20)
 #define CR4_SMAP       (1ull << 21)
+#define CR4_KNOWN      (0xfffull | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP)
 
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
@@ -172,8 +173,8 @@ enum {
 #define REPLAY_MAX 40
 struct replay {
 	uint64_t addr, data;
-	uint8_t len, space; /* 0 mmio, 1 io, 2 hypercall */
-	bool write, done;
+	uint8_t len, space; /* 0 mmio, 1 io, 2 hypercall, 3 MSR */
+	bool write, done, failed;
 };
 
 enum exit_code {

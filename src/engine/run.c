@@ -308,13 +308,15 @@ static bool must_step(const struct engine_vcpu *v)
 	       (v->debug & (ENGINE_DEBUG_STEP | ENGINE_DEBUG_SLOW));
 }
 
-/* The caller has done what IO, MMIO and HYPERCALL exits asked for. */
+/* The caller has done what IO, MMIO, HYPERCALL and MSR exits asked for. */
 static void replay_complete(struct engine_vcpu *v, const struct engine_exit *x)
 {
 	if (!v->replay_wait)
 		return;
 	v->replay_wait = false;
 	v->replay[v->replay_n - 1].data = x->access.data;
+	if (v->replay[v->replay_n - 1].space == 3)
+		v->replay[v->replay_n - 1].failed = x->failed;
 }
 
 static int internal_error(struct engine_vcpu *v, struct engine_exit *x)

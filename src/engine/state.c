@@ -125,6 +125,11 @@ void seg_from_api(struct seg *d, const struct engine_segment *s)
 			     (s->unusable || !s->present ? SEG_UNUSABLE : 0));
 }
 
+static bool pae_paging(const struct engine_vcpu *v)
+{
+	return (v->cr0 & CR0_PG) && (v->cr4 & CR4_PAE) && !(v->efer & EFER_LMA);
+}
+
 void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s)
 {
 	for (int i = 0; i < 6; i++)
@@ -138,6 +143,9 @@ void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s)
 	s->cr3 = v->cr3;
 	s->cr4 = v->cr4;
 	s->efer = v->efer;
+	s->has_pdptes = pae_paging(v);
+	for (int i = 0; i < 4; i++)
+		s->pdpte[i] = s->has_pdptes ? v->pdpte[i] : 0;
 }
 
 bool cr0_valid(uint64_t cr0)
@@ -153,12 +161,12 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 {
 	if (atomic_load(&v->attn) & REQ_TLB)
 		requests_handle(v); /* the map that PDPTEs are read from */
-	if (!cr0_valid(s->cr0))
+	if (!cr0_valid(s->cr0) || (s->cr4 & ~CR4_KNOWN))
 		return -EINVAL;
 	if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {
 		if (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA))
 			return -EINVAL;
-	} else if ((s->efer & EFER_LMA) || (s->seg[S_CS].l && (s->efer & EFER_LMA))) {
+	} else if ((s->efer & EFER_LMA) || s->seg[S_CS].l) {
 		return -EINVAL;
 	}
 	for (int i = 0; i < 6; i++)
@@ -172,10 +180,16 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	v->cr0 = s->cr0 | CR0_ET;
 	v->cr2 = s->cr2;
 	v->cr3 = s->cr3;
+	if ((v->cr4 ^ s->cr4) & CR4_SMAP)
+		code_flush(v); /* STAC and CLAC are translated differently */
 	v->cr4 = s->cr4;
 	v->efer = s->efer;
-	if ((v->cr0 & CR0_PG) && (v->cr4 & CR4_PAE) && !(v->efer & EFER_LMA))
-		(void)pdptes_load(v, v->cr3);
+	if (pae_paging(v)) {
+		for (int i = 0; s->has_pdptes && i < 4; i++)
+			v->pdpte[i] = s->pdpte[i];
+		if (!s->has_pdptes)
+			(void)pdptes_load(v, v->cr3);
+	}
 	tlb_flush_all(v);
 	mode_update(v);
 	return 0;
@@ -416,6 +430,16 @@ int engine_get_msr(const struct engine_vcpu *v, uint32_t index, uint64_t *value)
 int engine_set_msr(struct engine_vcpu *v, uint32_t index, uint64_t value)
 {
 	return msr_write(v, index, value, true);
+}
+
+int engine_guest_rdmsr(struct engine_vcpu *v, uint32_t index, uint64_t *value)
+{
+	return msr_read(v, index, value);
+}
+
+int engine_guest_wrmsr(struct engine_vcpu *v, uint32_t index, uint64_t value)
+{
+	return msr_write(v, index, value, false);
 }
 
 void engine_set_tsc_offset(struct engine_vcpu *v, uint64_t offset)

@@ -52,12 +52,23 @@ static int rd_wr_msr(struct engine_vcpu *v, bool write)
 
 	if (cpl(v))
 		return raise_gp(v, 0);
-	r = write ? msr_write(v, index, val, false) : msr_read(v, index, &val);
-	if (r == -ENOENT) {
+	if (v->replay_n) {
+		val = v->replay[0].data;
+		r = v->replay[0].failed;
+	} else {
 		fpu_put(v);
 		guest_leave(v);
 		r = write ? v->ops->wrmsr(v->cpu, index, val) : v->ops->rdmsr(v->cpu, index, &val);
 		guest_enter(v);
+	}
+	if (r == 2) {
+		v->replay[v->replay_n++] = (struct replay){.space = 3};
+		v->replay_wait = true;
+		v->exit->reason = ENGINE_EXIT_MSR;
+		v->exit->failed = false;
+		v->exit->access = (struct engine_access){.addr = index, .len = 8, .write = write,
+							 .data = write ? val : 0};
+		return X_EXIT;
 	}
 	if (r)
 		return raise_gp(v, 0);
@@ -328,20 +339,19 @@ int cr3_write(struct engine_vcpu *v, uint64_t val)
 	return X_NEXT;
 }
 
-static uint64_t cr4_allowed(struct engine_vcpu *v)
+uint64_t engine_cr4_bits(void (*ask)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *cpu)
 {
 	uint64_t ok = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
 		      CR4_OSFXSR | CR4_OSXMMEXCPT;
 	uint32_t r[4] = {0};
 
-	fpu_put(v);
-	v->ops->cpuid(v->cpu, 1, 0, r);
+	ask(cpu, 1, 0, r);
 	if (r[2] >> 17 & 1)
 		ok |= CR4_PCIDE;
 	if (r[2] >> 26 & 1)
 		ok |= CR4_OSXSAVE;
 	r[1] = r[2] = 0;
-	v->ops->cpuid(v->cpu, 7, 0, r);
+	ask(cpu, 7, 0, r);
 	if (r[1] & 1)
 		ok |= CR4_FSGSBASE;
 	if (r[1] >> 7 & 1)
@@ -357,7 +367,8 @@ static int cr4_write(struct engine_vcpu *v, uint64_t val)
 {
 	uint64_t old = v->cr4, diff = old ^ val;
 
-	if (val & ~cr4_allowed(v))
+	fpu_put(v);
+	if (val & ~engine_cr4_bits(v->ops->cpuid, v->cpu))
 		return raise_gp(v, 0);
 	if (is_long(v) && !(val & CR4_PAE))
 		return raise_gp(v, 0);

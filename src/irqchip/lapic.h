@@ -75,7 +75,7 @@ struct lapic_config {
 	bool x2apic_ids_32;		/* KVM_X2APIC_API_USE_32BIT_IDS */
 	bool no_broadcast_quirk;	/* KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK */
 	bool mask_perf_on_delivery;	/* Intel: LVT PC masks itself when it delivers */
-	uint32_t bus_cycle_ns;		/* timer clock period; 0: 1 ns */
+	uint64_t bus_cycle_ns;		/* timer clock period; 0: 1 ns */
 	uint64_t min_period_ns;		/* shortest period of the periodic timer; 0: 200 µs */
 };
 

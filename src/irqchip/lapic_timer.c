@@ -156,7 +156,7 @@ uint32_t timer_current_count(const struct lapic *l, uint64_t now)
 
 	if (mode_is(l, LAPIC_TSC_DEADLINE) || !reg_get(l, LAPIC_TMICT) || !l->period)
 		return 0;
-	return (uint32_t)(left % l->period / ((uint64_t)l->config.bus_cycle_ns * l->divide));
+	return (uint32_t)(left % l->period / (l->config.bus_cycle_ns * l->divide));
 }
 
 enum lapic_deadline lapic_next_deadline(const struct lapic *l, uint64_t *at)

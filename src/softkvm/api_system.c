@@ -3,6 +3,7 @@
  */
 #include "softkvm/cpuid.h"
 #include "softkvm/msr.h"
+#include "softkvm/uapi.h"
 #include "softkvm/vm.h"
 #include <stdlib.h>
 #include <unistd.h>
@@ -49,11 +50,15 @@ static const struct cap caps[] = {
 	{ KVM_CAP_GET_MSR_FEATURES, 1 }, { KVM_CAP_COALESCED_PIO, 1 },
 	{ KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
 					     KVM_DIRTY_LOG_INITIALLY_SET },
-	{ KVM_CAP_X86_MSR_FILTER, 1 },
+	{ KVM_CAP_X86_MSR_FILTER, 1 }, { KVM_CAP_X86_USER_SPACE_MSR, 1 },
 	{ KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1 },
 	{ KVM_CAP_BINARY_STATS_FD, 1 }, { KVM_CAP_XSAVE2, sizeof(struct kvm_xsave) },
 	{ KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE },
 	{ KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1 },
+	{ KVM_CAP_USER_MEMORY2, 1 }, { KVM_CAP_SREGS2, 1 },
+	{ KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS }, { KVM_CAP_VCPU_ATTRIBUTES, 1 },
+	{ KVM_CAP_SYS_ATTRIBUTES, 1 }, { KVM_CAP_MSR_PLATFORM_INFO, 1 },
+	{ KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1 },
 };
 
 int cap_value(const struct softkvm *ctx, const struct soft_vm *vm, unsigned long cap)
@@ -169,6 +174,22 @@ static int get_mce_cap(void *obj, uintptr_t arg)
 	return 0;
 }
 
+/* KVM_CAP_SYS_ATTRIBUTES: what XCR0 can be. */
+static int has_attr(void *obj, uintptr_t arg)
+{
+	const struct kvm_device_attr *a = (void *)arg;
+
+	return !a->group && a->attr == KVM_X86_XCOMP_GUEST_SUPP ? 0 : -ENXIO;
+}
+
+static int get_attr(void *obj, uintptr_t arg)
+{
+	uint64_t xcr0 = cpuid_xcr0();
+	int r = has_attr(obj, arg);
+
+	return r ? r : copy_to_user(((struct kvm_device_attr *)arg)->addr, &xcr0, sizeof(xcr0));
+}
+
 static const struct ioctl_row rows[] = {
 	{ KVM_GET_API_VERSION, get_api_version, true },
 	{ KVM_CREATE_VM, create_vm, true },
@@ -179,6 +200,8 @@ static const struct ioctl_row rows[] = {
 	{ KVM_GET_MSRS, get_feature_msrs, true },
 	{ KVM_GET_SUPPORTED_CPUID, get_supported_cpuid, true },
 	{ KVM_X86_GET_MCE_CAP_SUPPORTED, get_mce_cap },
+	{ KVM_HAS_DEVICE_ATTR, has_attr },
+	{ KVM_GET_DEVICE_ATTR, get_attr },
 };
 
 static int system_ioctl(struct soft_file *f, unsigned long request, uintptr_t arg)

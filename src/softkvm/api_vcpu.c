@@ -37,6 +37,17 @@ static int set_sregs(void *obj, uintptr_t arg)
 	return state_set_sregs(obj, (void *)arg);
 }
 
+static int get_sregs2(void *obj, uintptr_t arg)
+{
+	state_get_sregs2(obj, (void *)arg);
+	return 0;
+}
+
+static int set_sregs2(void *obj, uintptr_t arg)
+{
+	return state_set_sregs2(obj, (void *)arg);
+}
+
 static int get_fpu(void *obj, uintptr_t arg)
 {
 	state_get_fpu(obj, (void *)arg);
@@ -187,9 +198,20 @@ static int set_msrs(void *obj, uintptr_t arg)
 
 /* ---- CPUID ------------------------------------------------------------------------- */
 
+/* What the processor's state changes in it does not count. */
 static bool same_cpuid(const struct soft_vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned nr)
 {
-	return nr == v->nr_cpuid && (!nr || !memcmp(e, v->cpuid, nr * sizeof(*e)));
+	if (nr != v->nr_cpuid)
+		return false;
+	for (unsigned i = 0; i < nr; i++) {
+		struct kvm_cpuid_entry2 old, new;
+
+		vcpu_cpuid_entry(v, &v->cpuid[i], &old);
+		vcpu_cpuid_entry(v, &e[i], &new);
+		if (memcmp(&old, &new, sizeof(old)))
+			return false;
+	}
+	return true;
 }
 
 static int set_cpuid2(void *obj, uintptr_t arg)
@@ -228,8 +250,13 @@ static int get_cpuid2(void *obj, uintptr_t arg)
 	if (head.nent < v->nr_cpuid)
 		return -E2BIG;
 	head.nent = v->nr_cpuid;
-	if (copy_to_user(arg + sizeof(head), v->cpuid, v->nr_cpuid * sizeof(*v->cpuid)))
-		return -EFAULT;
+	for (unsigned i = 0; i < v->nr_cpuid; i++) {
+		struct kvm_cpuid_entry2 e;
+
+		vcpu_cpuid_entry(v, &v->cpuid[i], &e);
+		if (copy_to_user(arg + sizeof(head) + i * sizeof(e), &e, sizeof(e)))
+			return -EFAULT;
+	}
 	return copy_to_user(arg, &head, sizeof(head));
 }
 
@@ -351,6 +378,36 @@ static int get_tsc_khz(void *obj, uintptr_t arg)
 	return (int)v->tsc_khz;
 }
 
+/* "Devices/vcpu", KVM_VCPU_TSC_CTRL: the offset to the host's TSC is all there is. */
+static int has_attr(void *obj, uintptr_t arg)
+{
+	const struct kvm_device_attr *a = (void *)arg;
+
+	return a->group == KVM_VCPU_TSC_CTRL && a->attr == KVM_VCPU_TSC_OFFSET ? 0 : -ENXIO;
+}
+
+static int get_attr(void *obj, uintptr_t arg)
+{
+	V;
+	uint64_t offset = engine_get_tsc_offset(v->cpu);
+	int r = has_attr(obj, arg);
+
+	return r ? r : copy_to_user(((struct kvm_device_attr *)arg)->addr, &offset, sizeof(offset));
+}
+
+static int set_attr(void *obj, uintptr_t arg)
+{
+	uint64_t offset;
+	int r = has_attr(obj, arg);
+
+	if (r)
+		return r;
+	if (copy_from_user(&offset, ((struct kvm_device_attr *)arg)->addr, sizeof(offset)))
+		return -EFAULT;
+	vcpu_tsc_set_offset(obj, offset);
+	return 0;
+}
+
 static int kvmclock_ctrl(void *obj, uintptr_t arg)
 {
 	V;
@@ -438,7 +495,7 @@ static int get_stats_fd(void *obj, uintptr_t arg)
 	V;
 	char id[48];
 
-	snprintf(id, sizeof(id), "softkvm-%d/vcpu-%u", (int)v->file.pid, v->id);
+	snprintf(id, sizeof(id), "kvm-%d/vcpu-%u", (int)v->file.pid, v->id);
 	return stats_open_fd(&v->stats, true, id);
 }
 
@@ -449,6 +506,8 @@ static const struct ioctl_row rows[] = {
 	{ KVM_SET_REGS, set_regs },
 	{ KVM_GET_SREGS, get_sregs },
 	{ KVM_SET_SREGS, set_sregs },
+	{ KVM_GET_SREGS2, get_sregs2 },
+	{ KVM_SET_SREGS2, set_sregs2 },
 	{ KVM_GET_FPU, get_fpu },
 	{ KVM_SET_FPU, set_fpu },
 	{ KVM_GET_XSAVE, get_xsave },
@@ -475,6 +534,9 @@ static const struct ioctl_row rows[] = {
 	{ KVM_TRANSLATE, translate },
 	{ KVM_SET_TSC_KHZ, set_tsc_khz, true },
 	{ KVM_GET_TSC_KHZ, get_tsc_khz, true },
+	{ KVM_HAS_DEVICE_ATTR, has_attr },
+	{ KVM_GET_DEVICE_ATTR, get_attr },
+	{ KVM_SET_DEVICE_ATTR, set_attr },
 	{ KVM_KVMCLOCK_CTRL, kvmclock_ctrl, true },
 	{ KVM_X86_SETUP_MCE, setup_mce },
 	{ KVM_X86_SET_MCE, set_mce },

@@ -6,6 +6,7 @@
 #include "softkvm/irqfd.h"
 #include "softkvm/msr.h"
 #include "softkvm/tsc.h"
+#include "softkvm/uapi.h"
 #include "softkvm/vcpu.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,18 @@ static int set_memory(void *obj, uintptr_t arg)
 
 	vm_stat(vm, slot_changes);
 	return memslots_set(&vm->mem, (void *)arg);
+}
+
+/* The same call with room for a guest_memfd, which needs a flag that is refused here. */
+static int set_memory2(void *obj, uintptr_t arg)
+{
+	const struct kvm_userspace_memory_region2 *r2 = (const void *)arg;
+	struct kvm_userspace_memory_region r = {
+		.slot = r2->slot, .flags = r2->flags, .guest_phys_addr = r2->guest_phys_addr,
+		.memory_size = r2->memory_size, .userspace_addr = r2->userspace_addr,
+	};
+
+	return set_memory(obj, (uintptr_t)&r);
 }
 
 static int get_dirty_log(void *obj, uintptr_t arg)
@@ -300,7 +313,7 @@ static int set_boot_cpu_id(void *obj, uintptr_t arg)
 	mutex_lock(&vm->lock);
 	if (atomic_load(&vm->nr_vcpus))
 		r = -EBUSY;
-	else if (arg > UINT32_MAX || (vm->max_vcpu_id_set && arg >= vm->max_vcpu_id))
+	else if (arg > SOFT_MAX_VCPU_IDS || (vm->max_vcpu_id_set && arg > vm->max_vcpu_id))
 		r = -EINVAL;
 	else
 		vm->bsp_id = (uint32_t)arg;
@@ -360,7 +373,7 @@ static int get_stats_fd(void *obj, uintptr_t arg)
 	char id[32];
 	int r;
 
-	snprintf(id, sizeof(id), "softkvm-%d", (int)vm->file.pid);
+	snprintf(id, sizeof(id), "kvm-%d", (int)vm->file.pid);
 	mutex_lock(&vm->lock);
 	r = stats_open_fd(&vm->stats, false, id);
 	mutex_unlock(&vm->lock);
@@ -381,6 +394,7 @@ static const struct ioctl_row rows[] = {
 	{ KVM_IOEVENTFD, set_ioeventfd },
 	{ KVM_SET_GSI_ROUTING, set_routing, true },
 	{ KVM_SET_USER_MEMORY_REGION, set_memory },
+	{ KVM_SET_USER_MEMORY_REGION2, set_memory2 },
 	{ KVM_GET_DIRTY_LOG, get_dirty_log },
 	{ KVM_CLEAR_DIRTY_LOG, clear_dirty_log },
 	{ KVM_REGISTER_COALESCED_MMIO, register_coalesced },

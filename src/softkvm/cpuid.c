@@ -66,6 +66,15 @@ static uint32_t feature(uint32_t leaf, uint32_t subleaf, unsigned reg, uint32_t 
 	return 0;
 }
 
+uint64_t cpuid_xcr0(void)
+{
+	uint32_t ecx = feature(1, 0, 2, host_leaf(1, 0, 0).ecx);
+
+	if (!(ecx & B(26)))
+		return 0;
+	return ecx & B(28) ? 7 : 3; /* x87, SSE, AVX */
+}
+
 /* Cut an entry down; false: leave it out of the table. */
 static void cut(struct kvm_cpuid_entry2 *e)
 {
@@ -93,7 +102,7 @@ static void cut(struct kvm_cpuid_entry2 *e)
 		break;
 	case 0xd:
 		if (e->index == 0) {
-			e->eax = 7;
+			e->eax = (uint32_t)cpuid_xcr0();
 			e->ebx = e->ecx = ENGINE_XSAVE_SIZE;
 			e->edx = 0;
 		} else if (e->index == 1) {
@@ -199,6 +208,40 @@ static const struct kvm_cpuid_entry2 *out_of_range(struct soft_vcpu *v, uint32_t
 	return vcpu_cpuid_find(v, basic->eax, subleaf);
 }
 
+/* What an entry says changes with the processor's state. */
+static void at_run_time(const struct soft_vcpu *v, const struct kvm_cpuid_entry2 *e, uint32_t out[4])
+{
+	struct engine_sregs s;
+
+	switch (e->function) {
+	case 1:
+		engine_get_sregs(v->cpu, &s);
+		out[2] = (out[2] & ~B(27)) | (s.cr4 >> 18 & 1 ? B(27) : 0); /* OSXSAVE */
+		out[3] = (out[3] & ~B(9)) | (lapic_hw_enabled(&v->lapic) ? B(9) : 0);
+		break;
+	case 0xd:
+		if (!e->index && out[0])
+			out[1] = engine_get_xcr0(v->cpu) & 4 ? ENGINE_XSAVE_SIZE : 576;
+		break;
+	case KVM_CPUID_FEATURES:
+		/* Who is not to be halted by the host cannot be woken by it. */
+		if (READ_ONCE(v->vm->disabled_exits) & KVM_X86_DISABLE_EXITS_HLT)
+			out[0] &= ~B(KVM_FEATURE_PV_UNHALT);
+		break;
+	}
+}
+
+void vcpu_cpuid_entry(const struct soft_vcpu *v, const struct kvm_cpuid_entry2 *in,
+		      struct kvm_cpuid_entry2 *out)
+{
+	uint32_t regs[4];
+
+	memcpy(regs, &in->eax, sizeof(regs));
+	at_run_time(v, in, regs);
+	*out = *in;
+	memcpy(&out->eax, regs, sizeof(regs));
+}
+
 void vcpu_cpuid(struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
 	const struct kvm_cpuid_entry2 *e = vcpu_cpuid_find(v, leaf, subleaf);
@@ -209,10 +252,8 @@ void vcpu_cpuid(struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t o
 	memset(out, 0, 4 * sizeof(*out));
 	if (e)
 		memcpy(out, &e->eax, 4 * sizeof(*out));
-	if (exact && leaf == 1 && v->has_lapic && !lapic_hw_enabled(&v->lapic))
-		out[3] &= ~B(9);
-	if (exact && leaf == 0xd && !subleaf)
-		out[1] = engine_get_xcr0(v->cpu) & 4 ? ENGINE_XSAVE_SIZE : 576;
+	if (exact)
+		at_run_time(v, e, out);
 	/* Topology leaves: a subleaf past the last still tells the level and the x2APIC ID. */
 	if (!e && leaf == 0xb) {
 		e = vcpu_cpuid_find(v, leaf, 1);
@@ -221,4 +262,21 @@ void vcpu_cpuid(struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t o
 			out[3] = e->edx;
 		}
 	}
+}
+
+/* As the op cpuid, of a processor with all that there is. */
+static void best_cpuid(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	for (unsigned reg = 0; reg < 4; reg++)
+		out[reg] = feature(leaf, subleaf, reg, UINT32_MAX);
+}
+
+static void own_cpuid(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	vcpu_cpuid(cpu, leaf, subleaf, out);
+}
+
+uint64_t vcpu_cr4_bits(struct soft_vcpu *v)
+{
+	return engine_cr4_bits(v->cpuid ? own_cpuid : best_cpuid, v);
 }

@@ -16,6 +16,9 @@ uint32_t cpuid_reg(const struct kvm_cpuid_entry2 *e, unsigned reg);
 /* Fill entries (room for max); returns how many, or -E2BIG. */
 int cpuid_supported(struct kvm_cpuid_entry2 *entries, unsigned max);
 
+/* The bits of XCR0 that a guest may have. */
+uint64_t cpuid_xcr0(void);
+
 /* SDM "CPUID—CPU Identification" feature bits the room asks for: leaf, subleaf, register, bit. */
 #define CPUID_X2APIC	   1, 0, 2, 21
 #define CPUID_TSC_DEADLINE 1, 0, 2, 24

@@ -153,13 +153,15 @@ static void unhash_locked(struct fd_table *t, struct soft_file *f)
 static struct soft_file *collect_locked(struct fd_table *t, const struct soft_file *only)
 {
 	struct soft_file *gone = NULL;
+	pid_t pid = getpid();
 
 	for (unsigned h = 0; h < ARRAY_SIZE(t->hash); h++) {
 		struct soft_file *f = t->hash[h], *next;
 
 		for (; f; f = next) {
 			next = f->next;
-			if ((only && f != only) || flock(f->own_fd, LOCK_EX | LOCK_NB) < 0)
+			/* A parent's object, with its threads, is the parent's to release. */
+			if ((only && f != only) || f->pid != pid || flock(f->own_fd, LOCK_EX | LOCK_NB) < 0)
 				continue;
 			unhash_locked(t, f);
 			f->next = gone;

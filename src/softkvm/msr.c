@@ -11,7 +11,7 @@ enum {
 	MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0,
 	MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MC0_CTL = 0x400,
 	MSR_X2APIC_FIRST = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_MTRR_CAP = 0xfe,
-	MSR_UCODE_REV = 0x8b, MSR_PLATFORM_INFO = 0xce,
+	MSR_UCODE_REV = 0x8b, MSR_PLATFORM_INFO = 0xce, MSR_HWCR = 0xc0010015,
 };
 
 struct stored {
@@ -19,9 +19,14 @@ struct stored {
 	uint64_t initial;
 	uint64_t guest; /* bits the guest may write; others must be 0 */
 	uint64_t host;	/* bits user space may write */
+	uint64_t dropped; /* of these, bits that are taken and stay 0 */
 };
 
 #define ALL UINT64_MAX
+#define HWCR_MCE_WRITE BIT_ULL(18) /* McStatusWrEn: the guest may make up errors */
+/* It and TscFreqSel; TLB cache, flush filter and IGNNE settings are nobody's here. */
+#define HWCR_DROPPED (BIT_ULL(3) | BIT_ULL(6) | BIT_ULL(8))
+#define HWCR	     (HWCR_MCE_WRITE | BIT_ULL(24) | HWCR_DROPPED)
 
 static const struct stored stored[] = {
 	{ 0x2a, 0x2a, 0, 0, 0 },			/* EBL_CR_POWERON */
@@ -34,6 +39,7 @@ static const struct stored stored[] = {
 	{ 0xc1, 0xc2, 0, ALL, ALL },			/* P6 PERFCTR */
 	{ 0x198, 0x198, 0x400000003e8ull, 0, 0 },	/* PERF_STATUS */
 	{ 0x1a0, 0x1a0, 1, ALL, ALL },			/* MISC_ENABLE: fast strings */
+	{ 0x1fc, 0x1fc, 0, ALL, ALL },			/* POWER_CTL */
 	{ 0x1d9, 0x1d9, 0, 3, 3 },			/* DEBUGCTL: LBR, BTF, without effect */
 	{ 0x1db, 0x1de, 0, 0, 0 },			/* last branch and interrupt */
 	{ 0x200, 0x20f, 0, ALL, ALL },			/* variable MTRRs */
@@ -41,7 +47,7 @@ static const struct stored stored[] = {
 	{ 0x2ff, 0x2ff, 0, 0xcff, 0xcff },		/* MTRR default type */
 	{ 0xc0010000, 0xc0010007, 0, ALL, ALL },	/* K7 counters */
 	{ 0xc0010010, 0xc0010010, 0, 0, 0 },		/* SYSCFG */
-	{ 0xc0010015, 0xc0010015, 0, 0x1000048, 0x1000048 }, /* HWCR */
+	{ MSR_HWCR, MSR_HWCR, 0, HWCR, HWCR, HWCR_DROPPED },
 	{ 0xc001001b, 0xc001001b, 0x20000000, ALL, ALL }, { 0xc001001f, 0xc001001f, 0, ALL, ALL },
 	{ 0xc0010055, 0xc0010055, 0, 0, 0 }, { 0xc0010058, 0xc0010058, 0, 0, 0 },
 	{ 0xc0010117, 0xc0010117, 0, ALL, ALL },	/* VM_HSAVE_PA */
@@ -139,6 +145,13 @@ static int mce_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool ho
 	return 0;
 }
 
+static uint64_t hwcr(struct soft_vcpu *v)
+{
+	unsigned place;
+
+	return find_stored(MSR_HWCR, &place) ? v->msr.stored[place] : 0;
+}
+
 static int mce_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 {
 	uint32_t n = index - MSR_MC0_CTL;
@@ -160,37 +173,21 @@ static int mce_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool hos
 	/* All or nothing enables; some systems clear bit 10 of bank 4. The guest only clears a status. */
 	if (n % 4 == 0 && value && (value | 1 << 10 | 1) != UINT64_MAX)
 		return 1;
-	if (n % 4 == 1 && !host && value)
+	if (n % 4 == 1 && !host && value && !(hwcr(v) & HWCR_MCE_WRITE))
 		return 1;
 	v->msr.mci[n] = value;
 	return 0;
 }
 
-static int set_tsc_adjust(struct soft_vcpu *v, uint64_t value, bool host)
+static int set_tsc(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 {
-	if (!host) {
-		engine_set_tsc_offset(v->cpu, engine_get_tsc_offset(v->cpu) + value - v->tsc_adjust);
-		v->timer_dirty = true;
-	}
-	v->tsc_adjust = value;
-	if (v->has_lapic && v->timer_dirty)
-		vcpu_update_timer(v);
-	return 0;
-}
-
-/* A guest's TSC write shows in TSC_ADJUST (SDM "IA32_TSC_ADJUST Register Support"). */
-static int set_tsc(struct soft_vcpu *v, uint64_t value, bool host)
-{
-	uint64_t old = engine_get_tsc_offset(v->cpu);
-	uint64_t offset = value - __builtin_ia32_rdtsc();
-
-	engine_set_tsc_offset(v->cpu, offset);
-	if (!host)
-		v->tsc_adjust += offset - old;
-	if (v->has_lapic)
-		vcpu_update_timer(v);
-	vcpu_request(v, REQ_CLOCK);
-	return 0;
+	if (index == MSR_TSC)
+		(host ? vcpu_tsc_load : vcpu_tsc_write)(v, value);
+	else if (host)
+		v->tsc_adjust = value; /* the TSC stays */
+	else
+		vcpu_tsc_write_adjust(v, value);
+	return MSR_OK;
 }
 
 static int apic_get(struct soft_vcpu *v, uint32_t index, uint64_t *value)
@@ -262,12 +259,14 @@ int vcpu_msr_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool host
 		*value = v->tsc_adjust;
 		return 0;
 	}
+	if (index == MSR_PLATFORM_INFO && !host && READ_ONCE(v->vm->hide_platform_info))
+		return MSR_INVALID;
 	if (find_stored(index, &place)) {
 		*value = v->msr.stored[place];
 		return 0;
 	}
-	r = engine_get_msr(v->cpu, index, value);
-	return r ? 1 : 0;
+	r = host ? engine_get_msr(v->cpu, index, value) : engine_guest_rdmsr(v->cpu, index, value);
+	return r == -ENOENT ? MSR_UNKNOWN : r ? MSR_INVALID : MSR_OK;
 }
 
 int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
@@ -282,10 +281,8 @@ int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 		return pv_msr_set(v, index, value);
 	if (is_mce(v, index))
 		return mce_set(v, index, value, host);
-	if (index == MSR_TSC_ADJUST)
-		return set_tsc_adjust(v, value, host);
-	if (index == MSR_TSC)
-		return set_tsc(v, value, host);
+	if (index == MSR_TSC || index == MSR_TSC_ADJUST)
+		return set_tsc(v, index, value, host);
 	/* Loading microcode is quietly accepted from a guest that tries. */
 	if (index == 0x79 || (index == MSR_UCODE_REV && !host))
 		return 0;
@@ -293,11 +290,11 @@ int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 	if (s) {
 		if (value & ~(host ? s->host : s->guest))
 			return 1;
-		v->msr.stored[place] = value;
+		v->msr.stored[place] = value & ~s->dropped;
 		return 0;
 	}
-	r = engine_set_msr(v->cpu, index, value);
-	return r ? 1 : 0;
+	r = host ? engine_set_msr(v->cpu, index, value) : engine_guest_wrmsr(v->cpu, index, value);
+	return r == -ENOENT ? MSR_UNKNOWN : r ? MSR_INVALID : MSR_OK;
 }
 
 /* ---- KVM_X86_SET_MSR_FILTER --------------------------------------------------- */

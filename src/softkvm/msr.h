@@ -11,6 +11,8 @@
 #define MCG_CAP_SUPPORTED ((1ull << 24) | (1ull << 8)) /* SER_P, CTL_P */
 #define MCG_MAX_BANKS	  32u
 #define MSR_STORED_MAX	  80u
+#define MSR_EXITS_VALID                                                                    \
+	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 
 /* KVM_GET_MSR_INDEX_LIST: what a save must hold. */
 const uint32_t *msr_list(unsigned *nr);

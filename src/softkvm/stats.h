@@ -28,7 +28,7 @@
 	X(halt_successful_poll, "halt_successful_poll") X(halt_attempted_poll, "halt_attempted_poll") \
 	X(halt_wakeup, "halt_wakeup") X(ipis, "ipis_sent") X(pv_ipis, "pv_ipis_sent")           \
 	X(pv_eois, "pv_eois") X(eois, "eois") X(timer_irqs, "apic_timer_irqs")                  \
-	X(blocking, "blocking")
+	X(msr_exits, "msr_exits") X(blocking, "blocking")
 
 enum vm_stat {
 #define X(n, s) VM_STAT_##n,

@@ -52,8 +52,7 @@ static void init_state(struct soft_vcpu *v)
 	v->timer.fire = vcpu_timer_fired;
 	init_msrs(v);
 	fpu_init(v);
-	/* Created with the guest's TSC at 0. */
-	engine_set_tsc_offset(v->cpu, 0 - __builtin_ia32_rdtsc());
+	vcpu_tsc_init(v);
 }
 
 static int map_pages(struct soft_vcpu *v)

@@ -91,6 +91,7 @@ struct soft_vcpu {
 	bool pv_enforce;
 
 	struct vcpu_msrs msr;
+	uint32_t msr_exit_reason;	/* KVM_MSR_EXIT_REASON_* of an exit to come */
 	struct vcpu_pv pv;
 	uint32_t tsc_khz;
 	uint64_t tsc_adjust;
@@ -152,12 +153,26 @@ extern const struct engine_ops vcpu_engine_ops;
 /* vcpu.c */
 void vcpu_free(struct soft_vcpu *v);
 
-/* msr.c. 0, or 1 where the guest gets #GP; host: user space asks, who may do more. */
+/* vcpu_tsc.c. As a new vCPU has it; KVM_SET_MSRS; KVM_VCPU_TSC_OFFSET; the guest's writes. */
+void vcpu_tsc_init(struct soft_vcpu *v);
+void vcpu_tsc_load(struct soft_vcpu *v, uint64_t value);
+void vcpu_tsc_set_offset(struct soft_vcpu *v, uint64_t offset);
+void vcpu_tsc_write(struct soft_vcpu *v, uint64_t value);
+void vcpu_tsc_write_adjust(struct soft_vcpu *v, uint64_t value);
+
+/* msr.c. The guest gets #GP for all but the first. host: user space asks, who may do more. */
+enum msr_result { MSR_OK, MSR_INVALID, MSR_UNKNOWN };
+
 int vcpu_msr_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool host);
 int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host);
 
 /* cpuid.c */
 void vcpu_cpuid(struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+/* The entry as KVM_GET_CPUID2 shows it now. */
+void vcpu_cpuid_entry(const struct soft_vcpu *v, const struct kvm_cpuid_entry2 *in,
+		      struct kvm_cpuid_entry2 *out);
+/* CR4 may have these; before there is a CPUID, all that there are. */
+uint64_t vcpu_cr4_bits(struct soft_vcpu *v);
 const struct kvm_cpuid_entry2 *vcpu_cpuid_find(const struct soft_vcpu *v, uint32_t leaf,
 					       uint32_t subleaf);
 bool vcpu_cpuid_has(const struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf, unsigned reg,

@@ -62,13 +62,27 @@ static int op_io(void *cpu, struct engine_access *a)
 	return !taken;
 }
 
+/* What the guest gets that may not, or cannot: #GP, or user space's answer if it wants to give one. */
+static int msr_refused(struct soft_vcpu *v, uint32_t reason)
+{
+	v->msr_exit_reason = reason;
+	return READ_ONCE(v->vm->msr_exits) & reason ? 2 : 1;
+}
+
+static int msr_done(struct soft_vcpu *v, int r)
+{
+	if (r == MSR_OK)
+		return 0;
+	return msr_refused(v, r == MSR_UNKNOWN ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_INVAL);
+}
+
 static int op_rdmsr(void *cpu, uint32_t index, uint64_t *value)
 {
 	struct soft_vcpu *v = cpu;
 
 	if (!msr_filter_allows(v->vm, index, false))
-		return 1;
-	return vcpu_msr_get(v, index, value, false);
+		return msr_refused(v, KVM_MSR_EXIT_REASON_FILTER);
+	return msr_done(v, vcpu_msr_get(v, index, value, false));
 }
 
 static int op_wrmsr(void *cpu, uint32_t index, uint64_t value)
@@ -76,8 +90,8 @@ static int op_wrmsr(void *cpu, uint32_t index, uint64_t value)
 	struct soft_vcpu *v = cpu;
 
 	if (!msr_filter_allows(v->vm, index, true))
-		return 1;
-	return vcpu_msr_set(v, index, value, false);
+		return msr_refused(v, KVM_MSR_EXIT_REASON_FILTER);
+	return msr_done(v, vcpu_msr_set(v, index, value, false));
 }
 
 static void op_cpuid(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4])

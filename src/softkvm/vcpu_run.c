@@ -3,7 +3,7 @@
  * the guest has nothing to run it polls for a moment and then blocks.
  */
 #include "softkvm/chips.h"
-#include "softkvm/vcpu.h"
+#include "softkvm/vcpu_state.h"
 #include <linux/kvm_para.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -240,6 +240,21 @@ static int exit_mmio(struct soft_vcpu *v)
 	return exit_with(v, KVM_EXIT_MMIO);
 }
 
+static int exit_msr(struct soft_vcpu *v)
+{
+	const struct engine_access *a = &v->exit.access;
+	struct kvm_run *run = v->run;
+
+	run->msr.error = 0;
+	memset(run->msr.pad, 0, sizeof(run->msr.pad));
+	run->msr.reason = v->msr_exit_reason;
+	run->msr.index = (uint32_t)a->addr;
+	run->msr.data = a->data;
+	v->pending = PENDING_MSR;
+	vcpu_stat(v, msr_exits);
+	return exit_with(v, a->write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR);
+}
+
 /* What user space answered goes where the engine looks for it. */
 static void complete_pending(struct soft_vcpu *v)
 {
@@ -250,6 +265,10 @@ static void complete_pending(struct soft_vcpu *v)
 			  len_mask(a->len);
 	else if (v->pending == PENDING_MMIO && !a->write)
 		a->data = load_le(v->run->mmio.data, a->len) & len_mask(a->len);
+	else if (v->pending == PENDING_MSR) {
+		a->data = READ_ONCE(v->run->msr.data);
+		v->exit.failed = READ_ONCE(v->run->msr.error);
+	}
 	v->pending = PENDING_NONE;
 }
 
@@ -284,6 +303,8 @@ static int handle_exit(struct soft_vcpu *v)
 		return exit_io(v);
 	case ENGINE_EXIT_MMIO:
 		return exit_mmio(v);
+	case ENGINE_EXIT_MSR:
+		return exit_msr(v);
 	case ENGINE_EXIT_HLT:
 		return exit_hlt(v);
 	case ENGINE_EXIT_SHUTDOWN:
@@ -332,8 +353,6 @@ void vcpu_update_window(struct soft_vcpu *v)
 
 static int enter_guest(struct soft_vcpu *v)
 {
-	int r;
-
 	if (ready_for_injection(v) && v->pending == PENDING_NONE &&
 	    READ_ONCE(v->run->request_interrupt_window)) {
 		vcpu_stat(v, request_irq_exits);
@@ -344,10 +363,8 @@ static int enter_guest(struct soft_vcpu *v)
 		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
 	complete_pending(v);
 	v->has_run = true;
-	r = engine_run(v->cpu, &v->exit);
+	(void)engine_run(v->cpu, &v->exit); /* the reason tells all */
 	vcpu_stat(v, exits);
-	if (r)
-		return r;
 	return handle_exit(v);
 }
 
@@ -383,10 +400,8 @@ static int finish_only(struct soft_vcpu *v)
 		return -EINTR;
 	complete_pending(v);
 	engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
-	r = engine_run(v->cpu, &v->exit);
+	(void)engine_run(v->cpu, &v->exit);
 	engine_vcpu_unkick(v->cpu, ENGINE_KICK_EXIT);
-	if (r)
-		return r;
 	/* The same instruction may have more accesses to make: those are exits as ever. */
 	if (v->exit.reason == ENGINE_EXIT_INTR)
 		return -EINTR;
@@ -420,31 +435,50 @@ static void publish_state(struct soft_vcpu *v)
 	run->ready_for_interrupt_injection = user_injects(v) ? ready_for_injection(v) : 1;
 }
 
+/* With registers that are not known, or cannot be, nothing is run. */
+static int take_synced(struct soft_vcpu *v)
+{
+	const uint64_t known = KVM_SYNC_X86_VALID_FIELDS;
+
+	if ((READ_ONCE(v->run->kvm_valid_regs) | READ_ONCE(v->run->kvm_dirty_regs)) & ~known)
+		return -EINVAL;
+	return state_take_synced(v);
+}
+
+static int run_initialized(struct soft_vcpu *v)
+{
+	int r = take_synced(v);
+
+	if (r)
+		return r;
+	if (!v->has_lapic)
+		v->cr8 = READ_ONCE(v->run->cr8) & 0xf;
+	if (READ_ONCE(v->run->immediate_exit))
+		return finish_only(v);
+	v->run->exit_reason = KVM_EXIT_UNKNOWN;
+	do
+		r = step(v);
+	while (r == STEP_AGAIN);
+	return r;
+}
+
 int vcpu_run_loop(struct soft_vcpu *v)
 {
 	int r;
 
-	if (v->run->kvm_valid_regs || v->run->kvm_dirty_regs)
-		return -EINVAL;
-	v->run->exit_reason = KVM_EXIT_UNKNOWN;
 	v->run->flags = 0;
 	signals_enter(v);
 	if (v->pv.steal_msr & KVM_MSR_ENABLED)
 		atomic_fetch_or(&v->requests, REQ_STEAL);
-	if (!v->has_lapic)
-		v->cr8 = READ_ONCE(v->run->cr8) & 0xf;
 	if (posted_load(&v->pi, (uint32_t)thread_id()))
 		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
-	if (v->mp_state == KVM_MP_STATE_UNINITIALIZED) {
+	if (v->mp_state == KVM_MP_STATE_UNINITIALIZED)
 		r = run_uninitialized(v);
-	} else if (READ_ONCE(v->run->immediate_exit)) {
-		r = finish_only(v);
-	} else {
-		do
-			r = step(v);
-		while (r == STEP_AGAIN);
-	}
+	else
+		r = run_initialized(v);
 	posted_put(&v->pi);
+	if (READ_ONCE(v->run->kvm_valid_regs))
+		state_give_synced(v);
 	publish_state(v);
 	signals_leave(v);
 	return r;

@@ -86,7 +86,8 @@ static bool at_reset_vector(struct soft_vcpu *v, const struct kvm_sregs *s)
 	       s->cs.base == 0xffff0000 && !(s->cr0 & 1);
 }
 
-int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
+/* The registers of both calls; pdptes: NULL, or four that count instead of those in memory. */
+static int set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s, const uint64_t *pdptes)
 {
 	struct engine_sregs e = {
 		.seg = { seg_in(&s->es), seg_in(&s->cs), seg_in(&s->ss), seg_in(&s->ds),
@@ -94,10 +95,15 @@ int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
 		.ldt = seg_in(&s->ldt), .tr = seg_in(&s->tr),
 		.gdt = { s->gdt.base, s->gdt.limit }, .idt = { s->idt.base, s->idt.limit },
 		.cr0 = s->cr0, .cr2 = s->cr2, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
+		.has_pdptes = pdptes,
 	};
 	uint64_t old_base = v->lapic.base_msr;
 	int r;
 
+	if (s->cr4 & ~vcpu_cr4_bits(v))
+		return -EINVAL;
+	if (pdptes)
+		memcpy(e.pdpte, pdptes, sizeof(e.pdpte));
 	r = lapic_set_base(&v->lapic, s->apic_base, true);
 	if (r)
 		return r;
@@ -112,12 +118,98 @@ int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
 		v->cr8 = s->cr8 & 0xf;
 	vcpu_lapic_done(v);
 	engine_vcpu_cpuid_changed(v->cpu);
-	for (int i = 3; i >= 0; i--)
-		if (s->interrupt_bitmap[i])
-			v->user_vector = i * 64 + __builtin_ctzll(s->interrupt_bitmap[i]);
 	if (at_reset_vector(v, s))
 		v->mp_state = KVM_MP_STATE_RUNNABLE;
 	return 0;
+}
+
+int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
+{
+	int r = set_sregs(v, s, NULL);
+
+	if (r)
+		return r;
+	for (int i = 3; i >= 0; i--)
+		if (s->interrupt_bitmap[i])
+			v->user_vector = i * 64 + __builtin_ctzll(s->interrupt_bitmap[i]);
+	return 0;
+}
+
+/* The two structs differ in what follows apic_base. */
+#define SREGS_COMMON offsetof(struct kvm_sregs, interrupt_bitmap)
+_Static_assert(SREGS_COMMON == offsetof(struct kvm_sregs2, flags), "kvm_sregs and kvm_sregs2");
+
+void state_get_sregs2(struct soft_vcpu *v, struct kvm_sregs2 *s2)
+{
+	struct engine_sregs e;
+	struct kvm_sregs s;
+
+	memset(s2, 0, sizeof(*s2));
+	state_get_sregs(v, &s);
+	memcpy(s2, &s, SREGS_COMMON);
+	engine_get_sregs(v->cpu, &e);
+	if (!e.has_pdptes)
+		return;
+	s2->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+	memcpy(s2->pdptrs, e.pdpte, sizeof(s2->pdptrs));
+}
+
+int state_set_sregs2(struct soft_vcpu *v, const struct kvm_sregs2 *s2)
+{
+	bool pdptes = s2->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID;
+	struct kvm_sregs s = { 0 };
+
+	if (s2->flags & ~(uint64_t)KVM_SREGS2_FLAGS_PDPTRS_VALID)
+		return -EINVAL;
+	/* SDM Vol. 3A, "PAE Paging": CR0.PG and CR4.PAE without IA32_EFER.LMA. */
+	if (pdptes && (!(s2->cr0 >> 31 & 1) || !(s2->cr4 >> 5 & 1) || s2->efer >> 10 & 1))
+		return -EINVAL;
+	memcpy(&s, s2, SREGS_COMMON);
+	return set_sregs(v, &s, pdptes ? (const uint64_t *)s2->pdptrs : NULL);
+}
+
+/* ---- kvm_run's registers ("KVM_CAP_SYNC_REGS") ----------------------------------- */
+
+/* The pages are the caller's to write at any time: everything is read once, before it is looked at. */
+int state_take_synced(struct soft_vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint64_t dirty = READ_ONCE(run->kvm_dirty_regs);
+	volatile struct kvm_sync_regs *from = &run->s.regs;
+	struct kvm_sync_regs r;
+	int ret = 0;
+
+	if (!dirty)
+		return 0;
+	for (size_t i = 0; i < sizeof(r) / sizeof(uint64_t); i++)
+		((uint64_t *)&r)[i] = ((volatile uint64_t *)from)[i];
+	if (dirty & KVM_SYNC_X86_REGS) {
+		state_set_regs(v, &r.regs);
+		dirty &= ~(uint64_t)KVM_SYNC_X86_REGS;
+	}
+	if (dirty & KVM_SYNC_X86_SREGS) {
+		ret = state_set_sregs(v, &r.sregs);
+		dirty &= ~(uint64_t)(ret ? 0 : KVM_SYNC_X86_SREGS);
+	}
+	if (!ret && dirty & KVM_SYNC_X86_EVENTS) {
+		ret = state_set_events(v, &r.events);
+		dirty &= ~(uint64_t)(ret ? 0 : KVM_SYNC_X86_EVENTS);
+	}
+	WRITE_ONCE(run->kvm_dirty_regs, dirty);
+	return ret ? -EINVAL : 0;
+}
+
+void state_give_synced(struct soft_vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint64_t valid = READ_ONCE(run->kvm_valid_regs);
+
+	if (valid & KVM_SYNC_X86_REGS)
+		state_get_regs(v, &run->s.regs.regs);
+	if (valid & KVM_SYNC_X86_SREGS)
+		state_get_sregs(v, &run->s.regs.sregs);
+	if (valid & KVM_SYNC_X86_EVENTS)
+		state_get_events(v, &run->s.regs.events);
 }
 
 /* ---- vector state -------------------------------------------------------------- */
@@ -262,8 +354,8 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 		known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	if (e->flags & ~known)
 		return -EINVAL;
-	if ((e->exception.injected || e->exception.pending) &&
-	    (e->exception.nr > 31 || e->exception.nr == 2))
+	/* What is pending counts with a payload only, and those are not offered. */
+	if (e->exception.injected && (e->exception.nr > 31 || e->exception.nr == 2))
 		return -EINVAL;
 	engine_get_events(v->cpu, &old);
 	memset(&ev, 0, sizeof(ev));

@@ -11,6 +11,11 @@ void state_get_regs(struct soft_vcpu *v, struct kvm_regs *r);
 void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r);
 void state_get_sregs(struct soft_vcpu *v, struct kvm_sregs *s);
 int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s) __must_check;
+void state_get_sregs2(struct soft_vcpu *v, struct kvm_sregs2 *s);
+int state_set_sregs2(struct soft_vcpu *v, const struct kvm_sregs2 *s) __must_check;
+/* Before and after KVM_RUN: the registers that kvm_run's masks name. */
+int state_take_synced(struct soft_vcpu *v) __must_check;
+void state_give_synced(struct soft_vcpu *v);
 void state_get_fpu(struct soft_vcpu *v, struct kvm_fpu *f);
 int state_set_fpu(struct soft_vcpu *v, const struct kvm_fpu *f) __must_check;
 void state_get_xsave(struct soft_vcpu *v, struct kvm_xsave *x);

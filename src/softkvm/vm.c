@@ -5,6 +5,7 @@
 #include "softkvm/irqfd.h"
 #include "softkvm/msr.h"
 #include "softkvm/tsc.h"
+#include "softkvm/uapi.h"
 #include "softkvm/vcpu.h"
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -62,6 +63,7 @@ static void init_plain(struct soft_vm *vm)
 	mutex_init(&vm->irqfd_lock);
 	mutex_init(&vm->resample_lock);
 	mutex_init(&vm->map_lock);
+	mutex_init(&vm->tsc.lock);
 	grace_init(&vm->grace);
 	stats_init(&vm->stats);
 	vm->max_vcpu_id = SOFT_MAX_VCPU_IDS;
@@ -73,6 +75,7 @@ static void destroy_plain(struct soft_vm *vm)
 {
 	stats_destroy(&vm->stats);
 	grace_destroy(&vm->grace);
+	mutex_destroy(&vm->tsc.lock);
 	mutex_destroy(&vm->map_lock);
 	mutex_destroy(&vm->resample_lock);
 	mutex_destroy(&vm->irqfd_lock);
@@ -300,6 +303,25 @@ static int enable_manual_dirty_log(struct soft_vm *vm, uint64_t flags)
 	return 0;
 }
 
+static int set_bus_cycle(struct soft_vm *vm, uint64_t ns)
+{
+	uint64_t unused;
+	int r = 0;
+
+	/* The longest time, of the largest count and divisor, must fit. */
+	if (!ns || __builtin_mul_overflow(UINT32_MAX * UINT64_C(128), ns, &unused))
+		return -EINVAL;
+	mutex_lock(&vm->lock);
+	if (vm_irqchip(vm) == IRQCHIP_NONE)
+		r = -ENXIO;
+	else if (atomic_load(&vm->nr_vcpus))
+		r = -EINVAL;
+	else
+		vm->bus_cycle_ns = ns;
+	mutex_unlock(&vm->lock);
+	return r;
+}
+
 int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 {
 	const uint64_t quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
@@ -325,6 +347,16 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 		/* fall through */
 	case KVM_CAP_DISABLE_QUIRKS:
 		__atomic_fetch_or(&vm->disabled_quirks, cap->args[0] & quirks, __ATOMIC_RELAXED);
+		return 0;
+	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
+		return set_bus_cycle(vm, cap->args[0]);
+	case KVM_CAP_MSR_PLATFORM_INFO:
+		WRITE_ONCE(vm->hide_platform_info, !cap->args[0]);
+		return 0;
+	case KVM_CAP_X86_USER_SPACE_MSR:
+		if (cap->args[0] & ~(uint64_t)MSR_EXITS_VALID)
+			return -EINVAL;
+		WRITE_ONCE(vm->msr_exits, (uint32_t)cap->args[0]);
 		return 0;
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		vm->triple_fault_event = cap->args[0];

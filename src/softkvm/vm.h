@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * A VM. Lock order (docs/SOFTKVM.md), outermost first:
  *   vm->lock, vcpu->lock, irqfd_lock, mem.lock, bus_lock, ctx->irqfd_lock,
- *   map_lock | resample_lock, pit lock, chips.lock, timers.lock, ring_lock
+ *   map_lock | resample_lock, pit lock, chips.lock, timers.lock, ring_lock, tsc.lock
  * Those left of the bar may be held over grace_wait() and loop_call(); those
  * right of it are taken by readers and by the waiter and may not.
  */
@@ -33,6 +33,17 @@ struct soft_chips {
 	struct iobus_device ioapic_dev;
 	uint32_t rescan; /* atomic: an entry was written, EOI sets are stale */
 	struct soft_timer delayed; /* the IOAPIC's put-off delivery */
+};
+
+/* What the vCPUs' TSCs have in common: vcpu_tsc.c. */
+struct tsc_sync {
+	pthread_mutex_t lock;
+	bool known;	      /* the rest says something */
+	bool user_set;	      /* user space has written one */
+	uint64_t offset;      /* that of all that are in step */
+	uint64_t last_offset; /* the newest one set */
+	uint64_t write;	      /* the newest value written, */
+	uint64_t write_tsc;   /* at this time of the host's TSC */
 };
 
 struct soft_vm {
@@ -77,7 +88,9 @@ struct soft_vm {
 	uint64_t disabled_quirks;
 	uint32_t disabled_exits;
 	uint32_t x2apic_flags;
-	uint32_t bus_cycle_ns;		/* KVM_CAP_X86_APIC_BUS_CYCLES_NS */
+	uint64_t bus_cycle_ns;		/* KVM_CAP_X86_APIC_BUS_CYCLES_NS */
+	bool hide_platform_info;	/* KVM_CAP_MSR_PLATFORM_INFO: the guest cannot read it */
+	uint32_t msr_exits;		/* KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_* */
 	bool triple_fault_event;
 	uint64_t nr_mmu_pages;
 	uint64_t tss_addr, identity_addr;
@@ -87,6 +100,7 @@ struct soft_vm {
 	int64_t clock_offset;		/* atomic */
 	uint32_t tsc_khz;		/* (o) the host's */
 	uint32_t default_tsc_khz;
+	struct tsc_sync tsc;
 	gpa_t wall_clock;
 
 	struct soft_stats stats;

@@ -37,15 +37,30 @@ static int op_io(void *cpu, struct engine_access *a)
 	return log_access(&env_of(cpu)->io, a);
 }
 
+static struct engine_vcpu *cpu_of(void *cpu)
+{
+	struct cpu_handle *h = cpu;
+
+	return h->env->cpu[h->index];
+}
+
 static int op_rdmsr(void *cpu, uint32_t index, uint64_t *val)
 {
+	int r = engine_guest_rdmsr(cpu_of(cpu), index, val);
+
+	if (r != -ENOENT)
+		return r ? 1 : 0;
 	*val = 0x1234;
-	return index != 0x1b;
+	return index == 0x1c ? 2 : index != 0x1b;
 }
 
 static int op_wrmsr(void *cpu, uint32_t index, uint64_t val)
 {
-	return index != 0x1b;
+	int r = engine_guest_wrmsr(cpu_of(cpu), index, val);
+
+	if (r != -ENOENT)
+		return r ? 1 : 0;
+	return index == 0x1c ? 2 : index != 0x1b;
 }
 
 static void op_cpuid(void *cpu, uint32_t leaf, uint32_t sub, uint32_t r[4])

@@ -349,6 +349,33 @@ static void bad_state_is_refused(void **state)
 }
 
 SNIPPET(msr, "mov $0x1b,%ecx\nrdmsr\nmov $0x999,%ecx\nrdmsr\nint3");
+SNIPPET(outside, "mov $0x1c,%ecx\nrdmsr\nmov %rax,%rdi\nmov $7,%eax\nmov $8,%edx\nwrmsr\nwrmsr\nint3");
+
+static void msrs_are_answered_by_the_caller(void **state)
+{
+	struct env *e = env_create(1);
+	struct engine_exit x;
+	struct env_frame f;
+
+	PUT(e, LOAD, outside);
+	env_start(e, 0, 0, LOAD, ENV_KSTACK);
+	assert_int_equal(env_run(e, 0, &x), -(int)ENGINE_EXIT_MSR - 1);
+	assert_int_equal(x.access.addr, 0x1c);
+	assert_false(x.access.write);
+	x.access.data = 0x1122334455667788;
+	assert_int_equal(env_run(e, 0, &x), -(int)ENGINE_EXIT_MSR - 1);
+	assert_int_equal(regs(e).gpr[7], 0x55667788);
+	assert_int_equal(regs(e).gpr[2], 8);
+	assert_true(x.access.write);
+	assert_int_equal(x.access.data, 0x800000007);
+	assert_int_equal(env_run(e, 0, &x), -(int)ENGINE_EXIT_MSR - 1);
+	x.failed = true;
+	assert_int_equal(env_run(e, 0, &x), 13);
+	env_frame(e, 0, 13, &f);
+	assert_int_equal(f.rip, LOAD + 22);
+	env_destroy(e);
+}
+
 SNIPPET(hyper, "mov $5,%eax\nmov $10,%ebx\nvmmcall\nmov %rax,%rdi\nmov $99,%eax\nvmcall\nint3");
 
 static void msrs_and_hypercalls_reach_the_ops(void **state)
@@ -388,6 +415,7 @@ int main(void)
 		cmocka_unit_test(maps_and_logs_change_under_a_running_guest),
 		cmocka_unit_test(bad_state_is_refused),
 		cmocka_unit_test(msrs_and_hypercalls_reach_the_ops),
+		cmocka_unit_test(msrs_are_answered_by_the_caller),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

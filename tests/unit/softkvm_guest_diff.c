@@ -4,101 +4,13 @@
  * few bytes at 1000h in a slot of 64 KiB at 0.
  */
 #include "../lib/check.h"
-#include "../lib/kvm_pair.h"
+#include "../lib/pair_guest.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-#define CODE 0x1000u
-
-static void map_memory(struct side *s, uint32_t flags)
-{
-	struct kvm_userspace_memory_region r = {
-		.flags = flags, .memory_size = SIDE_MEM, .userspace_addr = (uintptr_t)s->mem,
-	};
-
-	vm_do(s, KVM_SET_USER_MEMORY_REGION, &r);
-}
-
-/* Put code at CODE and the vCPU there: flat real mode, stack below. */
-static void load(struct side *s, const void *code, size_t len, uint64_t rflags)
-{
-	struct kvm_regs r = { .rip = CODE, .rflags = rflags, .rsp = 0x8000 };
-	struct kvm_sregs sr;
-
-	memcpy(s->mem + CODE, code, len);
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_SREGS, &sr), 0);
-	sr.cs.base = sr.cs.selector = 0;
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_SET_SREGS, &sr), 0);
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_SET_REGS, &r), 0);
-}
-
-#define LOAD(s, rflags, ...) \
-	do { \
-		static const uint8_t code_[] = { __VA_ARGS__ }; \
-		load(s, code_, sizeof(code_), rflags); \
-	} while (0)
-
-/* Real-mode interrupt vector → a handler that writes al to port 90h, EOIs nothing, returns. */
-static void set_vector(struct side *s, unsigned vector, uint16_t at)
-{
-	static const uint8_t handler[] = { 0xe6, 0x90, 0xcf };
-
-	store_le32(s->mem + vector * 4, at);
-	memcpy(s->mem + at, handler, sizeof(handler));
-}
-
-static void say_regs(struct side *s)
-{
-	struct kvm_regs r;
-
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_REGS, &r), 0);
-	say(s, "rip %llx rax %llx rcx %llx rsi %llx rsp %llx rflags %llx", r.rip, r.rax, r.rcx, r.rsi,
-	    r.rsp, r.rflags);
-}
-
-/* One KVM_RUN; a port access of several units is told unit by unit. */
-static int run_once(struct side *s)
-{
-	struct kvm_run *run = s->run[0];
-	int r = side_ioctl_val(s, s->vcpu[0], KVM_RUN, 0);
-	uint8_t *data = (uint8_t *)((uintptr_t)run + run->io.data_offset); /* if it is KVM_EXIT_IO */
-
-	if (r) {
-		say_result(s, "KVM_RUN", r);
-		return -1;
-	}
-	switch (run->exit_reason) {
-	case KVM_EXIT_IO:
-		for (unsigned i = 0; i < run->io.count; i++, data += run->io.size) {
-			if (run->io.direction == KVM_EXIT_IO_IN)
-				store_le(data, 0x1122334455667788ull + run->io.port, run->io.size);
-			say(s, "%s %x size %u: %llx", run->io.direction ? "out" : "in", run->io.port,
-			    run->io.size, (unsigned long long)load_le(data, run->io.size));
-		}
-		return 0;
-	case KVM_EXIT_MMIO:
-		if (!run->mmio.is_write)
-			store_le64(run->mmio.data, 0x8877665544332211ull);
-		say(s, "mmio %llx %s %u: %llx", run->mmio.phys_addr, run->mmio.is_write ? "write" : "read",
-		    run->mmio.len, (unsigned long long)load_le(run->mmio.data, run->mmio.len));
-		return 0;
-	default:
-		say(s, "exit %s", vcpu_exit_name(run->exit_reason));
-		return run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN ? 0 : 1;
-	}
-}
-
-static void run_to_end(struct side *s)
-{
-	for (unsigned i = 0; i < 200; i++)
-		if (run_once(s))
-			break;
-	say_regs(s);
-}
 
 static void script_ports(struct side *s, uint64_t seed)
 {

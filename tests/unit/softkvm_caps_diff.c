@@ -1,0 +1,721 @@
+/* SPDX-License-Identifier: MIT
+ * What newer VMMs, and the kernel's own tests of KVM, ask for beyond the basics:
+ * the same calls and small guests on the kernel and on softkvm. What the kernel
+ * of the reference machine cannot do, or only hardware does there, is tried on
+ * softkvm alone.
+ */
+#include "../lib/check.h"
+#include "../lib/pair_guest.h"
+#include "softkvm/uapi.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BAD_PTR ((void *)8)
+
+static void enable(struct side *s, unsigned cap, uint64_t arg)
+{
+	struct kvm_enable_cap e = { .cap = cap, .args = { arg } };
+
+	say(s, "enable %u %#llx", cap, (unsigned long long)arg);
+	vm_do(s, KVM_ENABLE_CAP, &e);
+}
+
+static int get_msr(struct side *s, unsigned i, uint32_t index, uint64_t *value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e.index = index };
+	int r = side_ioctl(s, s->vcpu[i], KVM_GET_MSRS, &m);
+
+	*value = m.e.data;
+	return r;
+}
+
+static int set_msr(struct side *s, unsigned i, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e = { .index = index, .data = value } };
+
+	return side_ioctl(s, s->vcpu[i], KVM_SET_MSRS, &m);
+}
+
+static void say_msr(struct side *s, unsigned i, uint32_t index, uint64_t unit)
+{
+	uint64_t v;
+	int r = get_msr(s, i, index, &v);
+
+	say(s, "msr %x: %d %llx", index, r, (unsigned long long)((v + unit / 2) / unit * unit));
+}
+
+/* ---- memory slots with room for a guest_memfd ------------------------------------------ */
+
+static void script_slots2(struct side *s, uint64_t seed)
+{
+	struct kvm_userspace_memory_region2 r = {
+		.memory_size = 0x8000, .userspace_addr = (uintptr_t)s->mem, .guest_memfd = UINT32_MAX,
+	};
+
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY2));
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, BAD_PTR);
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	r.flags = 1u << 7;
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	r.flags = 0;
+	r.slot = 1;
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	r.slot = 0;
+	r.guest_phys_addr = 0x1000;
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	r.memory_size = 0;
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
+}
+
+/* ---- MSRs that user space answers -------------------------------------------------------- */
+
+/* Real mode pushes no error code: step over the two bytes of RDMSR or WRMSR. */
+static void skip_faults(struct side *s)
+{
+	static const uint8_t handler[] = { 0xe6, 0x91, 0x55, 0x89, 0xe5, 0x83, 0x46, 0x02, 0x02, 0x5d, 0xcf };
+
+	store_le32(s->mem + 13 * 4, 0x2000);
+	memcpy(s->mem + 0x2000, handler, sizeof(handler));
+}
+
+static void script_user_msr(struct side *s, uint64_t seed)
+{
+	uint8_t none[8] = { 0 };
+	struct kvm_msr_filter filter = {
+		.ranges[0] = { .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = 0x174,
+			       .nmsrs = 2, .bitmap = none },
+	};
+
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_X86_USER_SPACE_MSR));
+	for (unsigned bit = 0; bit < 64; bit += bit < 6 ? 1 : 19)
+		enable(s, KVM_CAP_X86_USER_SPACE_MSR, BIT_ULL(bit));
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	skip_faults(s);
+	vm_do(s, KVM_X86_SET_MSR_FILTER, &filter);
+	for (unsigned exits = 0; exits < 8; exits++) {
+		enable(s, KVM_CAP_X86_USER_SPACE_MSR, exits);
+		LOAD(s, 2, 0x66, 0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0xe6, 0x80, /* filtered */
+		     0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x0f, 0x30,
+		     0x66, 0xb8, 0xee, 0x0b, 0x00, 0x00, 0x0f, 0x30,
+		     0x66, 0xb9, 0xef, 0xbe, 0xad, 0xde, 0x0f, 0x32, 0xe6, 0x80, /* unknown */
+		     0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x0f, 0x30,
+		     0x66, 0xb8, 0xee, 0x0b, 0x00, 0x00, 0x0f, 0x30,
+		     0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, /* EFER: a reserved bit */
+		     0x66, 0xb8, 0x00, 0x00, 0x00, 0x80, 0x0f, 0x30, 0xf4);
+		run_to_end(s);
+	}
+}
+
+/* Whether the MSR is the engine's or ours makes no difference. */
+static void msrs_of_the_processor_are_filtered(void **state)
+{
+	static const uint32_t msrs[] = { 0xc0000080, 0xc0000081, 0xc0000100, 0x10, 0x277 };
+	uint8_t none[8] = { 0 };
+	struct kvm_msr_filter filter = { 0 };
+	struct side s;
+
+	side_begin(&s, true);
+	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++)
+		filter.ranges[i] = (struct kvm_msr_filter_range){
+			.flags = KVM_MSR_FILTER_READ, .base = msrs[i], .nmsrs = 1, .bitmap = none,
+		};
+	enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_X86_SET_MSR_FILTER, &filter), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++) {
+		uint8_t code[] = { 0x66, 0xb9, 0, 0, 0, 0, 0x0f, 0x32, 0x66, 0xe7, 0x80, 0xf4 };
+
+		store_le32(code + 2, msrs[i]);
+		load(&s, code, sizeof(code), 2);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_X86_RDMSR);
+		assert_int_equal(s.run[0]->msr.index, msrs[i]);
+		assert_int_equal(s.run[0]->msr.reason, KVM_MSR_EXIT_REASON_FILTER);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+		assert_int_equal(load_le32((uint8_t *)s.run[0] + s.run[0]->io.data_offset), msrs[i] + 1);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_HLT);
+	}
+	side_end(&s);
+}
+
+static void script_platform_info(struct side *s, uint64_t seed)
+{
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	skip_faults(s);
+	for (unsigned i = 0; i < 3; i++) {
+		if (i)
+			enable(s, KVM_CAP_MSR_PLATFORM_INFO, i - 1);
+		LOAD(s, 2, 0x66, 0x31, 0xc0, 0x66, 0xb9, 0xce, 0x00, 0x00, 0x00, 0x0f, 0x32, 0x66, 0xe7, 0x80,
+		     0xf4);
+		run_to_end(s);
+		say_msr(s, 0, 0xce, 1);
+	}
+}
+
+static void script_hwcr(struct side *s, uint64_t seed)
+{
+	side_add_vcpu(s, 0, 0);
+	for (unsigned bit = 0; bit < 64; bit++) {
+		say(s, "bit %u: %d", bit, set_msr(s, 0, 0xc0010015, BIT_ULL(bit)));
+		say_msr(s, 0, 0xc0010015, 1);
+	}
+}
+
+/* ---- the TSC ------------------------------------------------------------------------------- */
+
+#define STEP (1ull << 34)
+
+static void write_msr_in_guest(struct side *s, uint32_t index, uint64_t value)
+{
+	uint8_t code[] = { 0x66, 0xb9, 0, 0, 0, 0, 0x66, 0xb8, 0, 0, 0, 0, 0x66, 0xba, 0, 0, 0, 0,
+			   0x0f, 0x30, 0xf4 };
+
+	store_le32(code + 2, index);
+	store_le32(code + 8, (uint32_t)value);
+	store_le32(code + 14, (uint32_t)(value >> 32));
+	load(s, code, sizeof(code), 2);
+	run_to_end(s);
+}
+
+/* Time goes on between the calls: compared in units of some seconds. */
+static void expect_tsc(struct side *s, uint64_t tsc, uint64_t adjust)
+{
+	uint64_t v;
+
+	assert_int_equal(get_msr(s, 0, 0x10, &v), 1);
+	assert_int_equal((v + STEP / 4) / (STEP / 2) * (STEP / 2), tsc);
+	assert_int_equal(get_msr(s, 0, 0x3b, &v), 1);
+	assert_int_equal((v + STEP / 4) / (STEP / 2) * (STEP / 2), adjust);
+}
+
+/* SDM Vol. 3B, "IA32_TSC_ADJUST Register Support". The reference machine's guests have the host's TSC. */
+static void the_tsc_and_its_adjustment(void **state)
+{
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	expect_tsc(&s, 0, 0);
+	write_msr_in_guest(&s, 0x10, STEP);
+	expect_tsc(&s, STEP, STEP);
+	write_msr_in_guest(&s, 0x3b, 2 * STEP);
+	expect_tsc(&s, 2 * STEP, 2 * STEP);
+	/* User space sets the one without the other. */
+	assert_int_equal(set_msr(&s, 0, 0x10, 20 * STEP), 1);
+	expect_tsc(&s, 20 * STEP, 2 * STEP);
+	assert_int_equal(set_msr(&s, 0, 0x3b, 50 * STEP), 1);
+	expect_tsc(&s, 20 * STEP, 50 * STEP);
+	assert_int_equal(set_msr(&s, 0, 0x3b, 2 * STEP), 1);
+	write_msr_in_guest(&s, 0x3b, 3 * STEP);
+	expect_tsc(&s, 21 * STEP, 3 * STEP);
+	write_msr_in_guest(&s, 0x10, 4 * STEP);
+	expect_tsc(&s, 4 * STEP, 3 * STEP - 17 * STEP);
+	side_end(&s);
+}
+
+static int tsc_attr(struct side *s, unsigned i, unsigned long request, uint64_t *offset)
+{
+	struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset,
+	};
+
+	return side_ioctl(s, s->vcpu[i], request, &a);
+}
+
+static void script_attributes(struct side *s, uint64_t seed)
+{
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = 8 };
+	uint64_t offset = 12345;
+
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_ATTRIBUTES));
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_SYS_ATTRIBUTES));
+	side_add_vcpu(s, 0, 0);
+	cpu_do(s, 0, KVM_HAS_DEVICE_ATTR, &a);
+	cpu_do(s, 0, KVM_GET_DEVICE_ATTR, &a);
+	cpu_do(s, 0, KVM_SET_DEVICE_ATTR, &a);
+	cpu_do(s, 0, KVM_SET_DEVICE_ATTR, BAD_PTR);
+	a.addr = (uintptr_t)&offset;
+	cpu_do(s, 0, KVM_SET_DEVICE_ATTR, &a);
+	a.attr = 1;
+	cpu_do(s, 0, KVM_HAS_DEVICE_ATTR, &a);
+	cpu_do(s, 0, KVM_GET_DEVICE_ATTR, &a);
+	a.group = 1;
+	cpu_do(s, 0, KVM_SET_DEVICE_ATTR, &a);
+	a = (struct kvm_device_attr){ .attr = KVM_X86_XCOMP_GUEST_SUPP, .addr = 8 };
+	say_result(s, "has", side_ioctl(s, s->sys, KVM_HAS_DEVICE_ATTR, &a));
+	say_result(s, "get", side_ioctl(s, s->sys, KVM_GET_DEVICE_ATTR, &a));
+	a.attr = 1;
+	say_result(s, "has", side_ioctl(s, s->sys, KVM_HAS_DEVICE_ATTR, &a));
+	say_result(s, "get", side_ioctl(s, s->sys, KVM_GET_DEVICE_ATTR, &a));
+	a.group = 7;
+	say_result(s, "has", side_ioctl(s, s->sys, KVM_HAS_DEVICE_ATTR, &a));
+}
+
+/* Of each vCPU, the lowest number of one with the same offset. */
+static void expect_offsets(struct side *s, unsigned a, unsigned b, unsigned c)
+{
+	const unsigned same[] = { a, b, c };
+	uint64_t offset[3] = { 0 };
+
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned k = 0;
+
+		assert_int_equal(tsc_attr(s, i, KVM_GET_DEVICE_ATTR, &offset[i]), 0);
+		while (offset[k] != offset[i])
+			k++;
+		assert_int_equal(k, same[i]);
+	}
+}
+
+static void tscs_of_a_vm_stay_in_step(void **state)
+{
+	uint64_t offset = 12345, tsc;
+	struct side s;
+
+	side_begin(&s, true);
+	for (unsigned i = 0; i < 3; i++)
+		side_add_vcpu(&s, i, i);
+	expect_offsets(&s, 0, 0, 0);
+	/* Read one after the other, written one after the other. */
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(get_msr(&s, i, 0x10, &tsc), 1);
+		assert_int_equal(set_msr(&s, i, 0x10, tsc + 10 * STEP - (i ? 0 : 100)), 1);
+	}
+	expect_offsets(&s, 0, 0, 0);
+	assert_int_equal(set_msr(&s, 1, 0x10, 100 * STEP), 1);
+	expect_offsets(&s, 0, 1, 0);
+	/* 0 is taken as the newest that was set. */
+	assert_int_equal(set_msr(&s, 2, 0x10, 0), 1);
+	expect_offsets(&s, 0, 1, 1);
+	assert_int_equal(tsc_attr(&s, 0, KVM_SET_DEVICE_ATTR, &offset), 0);
+	assert_int_equal(tsc_attr(&s, 0, KVM_GET_DEVICE_ATTR, &tsc), 0);
+	assert_int_equal(tsc, offset);
+	expect_offsets(&s, 0, 1, 1);
+	assert_int_equal(get_msr(&s, 0, 0x10, &tsc), 1);
+	assert_int_equal(set_msr(&s, 2, 0x10, tsc + 1000), 1);
+	expect_offsets(&s, 0, 1, 0);
+	/* A guest's own write sets it apart, and later vCPUs follow the others. */
+	map_memory(&s, 0);
+	write_msr_in_guest(&s, 0x10, STEP);
+	expect_offsets(&s, 0, 1, 2);
+	side_add_vcpu(&s, 3, 3);
+	assert_int_equal(tsc_attr(&s, 3, KVM_GET_DEVICE_ATTR, &tsc), 0);
+	assert_int_equal(tsc, offset);
+	side_end(&s);
+}
+
+/* ---- registers in kvm_run ----------------------------------------------------------------------- */
+
+static void run_synced(struct side *s, uint64_t valid, uint64_t dirty)
+{
+	struct kvm_run *run = s->run[0];
+
+	run->kvm_valid_regs = valid;
+	run->kvm_dirty_regs = dirty;
+	say(s, "valid %llx dirty %llx", (unsigned long long)valid, (unsigned long long)dirty);
+	if (!run_once(s))
+		say(s, "exit %u", run->exit_reason);
+	say(s, "left %llx, rbx %llx rip %llx cr2 %llx injected %u", (unsigned long long)run->kvm_dirty_regs,
+	    run->s.regs.regs.rbx, run->s.regs.regs.rip, run->s.regs.sregs.cr2,
+	    run->s.regs.events.exception.injected);
+	run->kvm_valid_regs = run->kvm_dirty_regs = 0;
+	say_regs(s);
+}
+
+static void script_sync_regs(struct side *s, uint64_t seed)
+{
+	const uint64_t all = KVM_SYNC_X86_VALID_FIELDS;
+	struct kvm_run *run;
+	struct kvm_regs r;
+
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS));
+	side_add_vcpu(s, 0, 0);
+	run = s->run[0];
+	map_memory(s, 0);
+	LOAD(s, 2, 0xec, 0x43, 0xeb, 0xfc); /* 1: in %dx,%al; inc %bx; jmp 1b */
+	run_synced(s, 0, 0);
+	run_synced(s, 1u << 31, 0);
+	run_synced(s, 1u << 31 | all, 0);
+	run_synced(s, 0, 1u << 31);
+	run_synced(s, 1u << 31, all);
+	run_synced(s, all, 0);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_REGS, &r), 0);
+	say(s, "same registers: %d", !memcmp(&r, &run->s.regs.regs, sizeof(r)));
+	run->s.regs.regs.rbx = 0x1111;
+	run->s.regs.sregs.cr2 = 0x2222;
+	run_synced(s, all, KVM_SYNC_X86_REGS);
+	run->s.regs.regs.rbx = 0x3333;
+	run->s.regs.sregs.cr2 = 0x4444;
+	run_synced(s, 0, KVM_SYNC_X86_SREGS);
+	run_synced(s, all, 0);
+	/* What cannot be stops it; what came before has been taken. */
+	run->s.regs.regs.rbx = 0x5555;
+	run->s.regs.sregs.cr0 = 0x80000010;
+	run->s.regs.events.exception.nr = 77;
+	run->s.regs.events.exception.injected = 1;
+	run_synced(s, 0, all);
+	run_synced(s, KVM_SYNC_X86_SREGS, 0);
+	run_synced(s, 0, KVM_SYNC_X86_EVENTS);
+	/* Pending without a payload is nothing. */
+	run->s.regs.events.exception.injected = 0;
+	run->s.regs.events.exception.pending = 1;
+	run_synced(s, all, KVM_SYNC_X86_EVENTS);
+	/* An access in flight is finished first, where it was. */
+	run->immediate_exit = 1;
+	run_synced(s, all, 0);
+	say(s, "reason stays: %u", run->exit_reason);
+	run->immediate_exit = 0;
+	run_synced(s, all, 0);
+}
+
+/* Another thread may write the registers while they are read: nothing worse than EINVAL comes of it. */
+static void *scribble(void *arg)
+{
+	struct kvm_run *run = arg;
+
+	for (unsigned i = 0; i < 200000; i++) {
+		__atomic_store_n(&run->kvm_dirty_regs, i % 8, __ATOMIC_RELAXED);
+		__atomic_store_n(&run->s.regs.sregs.cr4, i % 2 ? 0 : 0x20, __ATOMIC_RELAXED);
+		__atomic_store_n(&run->s.regs.sregs.efer, i % 3 ? 0x500 : 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&run->s.regs.events.exception.nr, (uint8_t)i, __ATOMIC_RELAXED);
+		__atomic_store_n(&run->s.regs.events.exception.injected, i % 5 == 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&run->s.regs.events.flags, 0, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+static void registers_may_change_under_it(void **state)
+{
+	struct kvm_translation tr = { 0 };
+	pthread_t t;
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	LOAD(&s, 2, 0xec, 0x43, 0xeb, 0xfc);
+	s.run[0]->kvm_valid_regs = KVM_SYNC_X86_VALID_FIELDS;
+	assert_int_equal(side_ioctl_val(&s, s.vcpu[0], KVM_RUN, 0), 0);
+	s.run[0]->kvm_valid_regs = 0;
+	assert_int_equal(pthread_create(&t, NULL, scribble, s.run[0]), 0);
+	for (unsigned i = 0; i < 3000; i++) {
+		int r = side_ioctl_val(&s, s.vcpu[0], KVM_RUN, 0);
+
+		assert_true(r == 0 || r == -EINVAL);
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_TRANSLATE, &tr), 0);
+	}
+	pthread_join(t, NULL);
+	side_end(&s);
+}
+
+/* ---- special registers ---------------------------------------------------------------------------- */
+
+static void script_sregs2(struct side *s, uint64_t seed)
+{
+	struct kvm_sregs2 a;
+	struct kvm_sregs old;
+
+	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2));
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	cpu_do(s, 0, KVM_GET_SREGS2, BAD_PTR);
+	memset(&a, 0xee, sizeof(a));
+	cpu_do(s, 0, KVM_GET_SREGS2, &a);
+	cpu_do(s, 0, KVM_GET_SREGS, &old);
+	say(s, "alike: %d, flags %llx", !memcmp(&a, &old, offsetof(struct kvm_sregs2, flags)), a.flags);
+	a.cr2 = 0x12345;
+	a.flags = 2;
+	cpu_do(s, 0, KVM_SET_SREGS2, &a);
+	a.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID; /* no PAE paging */
+	cpu_do(s, 0, KVM_SET_SREGS2, &a);
+	a.flags = 0;
+	cpu_do(s, 0, KVM_SET_SREGS2, &a);
+	cpu_do(s, 0, KVM_GET_SREGS, &old);
+	say(s, "cr2 %llx", old.cr2);
+}
+
+/* The reference machine's guests have no PAE paging of their own. */
+static void page_directory_pointers_are_kept(void **state)
+{
+	struct kvm_sregs2 a;
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	for (unsigned i = 0; i < 4; i++)
+		store_le64(s.mem + 0x3000 + i * 8, i == 2 ? 0 : 0x4001 + i * 0x1000);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
+	a.cr0 |= 0x80000001;
+	a.cr4 |= 0x20;
+	a.cr3 = 0x3000;
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
+	assert_int_equal(a.flags, KVM_SREGS2_FLAGS_PDPTRS_VALID);
+	assert_int_equal(a.pdptrs[0], 0x4001);
+	assert_int_equal(a.pdptrs[2], 0);
+	/* These, not those in memory. */
+	a.pdptrs[1] = 0x8001;
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
+	assert_int_equal(a.pdptrs[1], 0x8001);
+	/* Without the flag: those in memory again. */
+	a.flags = 0;
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
+	assert_int_equal(a.pdptrs[1], 0x5001);
+	side_end(&s);
+}
+
+/* Which bits can be set with a small CPUID. (The reference machine adds UMIP and others to any.) */
+static void script_cr4(struct side *s, uint64_t seed)
+{
+	struct kvm_sregs old, sr;
+
+	side_add_vcpu(s, 0, 0);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_SREGS, &old), 0);
+	for (unsigned bit = 0; bit < 64; bit++) {
+		sr = old;
+		sr.cr4 = BIT_ULL(bit);
+		if (bit == 11 || (bit >= 16 && bit <= 22))
+			continue;
+		say(s, "cr4 bit %u: %d", bit, side_ioctl(s, s->vcpu[0], KVM_SET_SREGS, &sr));
+		sr = old;
+		sr.cr0 = BIT_ULL(bit);
+		say(s, "cr0 bit %u: %d", bit, side_ioctl(s, s->vcpu[0], KVM_SET_SREGS, &sr));
+	}
+	sr = old;
+	sr.cs.l = 1; /* 64-bit code outside of long mode */
+	cpu_do(s, 0, KVM_SET_SREGS, &sr);
+	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_SREGS, &sr), 0);
+	say(s, "cr0 %llx cr4 %llx", sr.cr0 & ~0x10ull /* ET */, sr.cr4);
+}
+
+static void without_cpuid_cr4_takes_what_there_is(void **state)
+{
+	const uint64_t some = BIT_ULL(16) | BIT_ULL(20) | BIT_ULL(21);
+	struct kvm_sregs sr;
+	struct side s;
+	int cpu;
+
+	side_begin(&s, true);
+	cpu = side_ioctl_val(&s, s.vm, KVM_CREATE_VCPU, 0);
+	assert_true(cpu >= 0);
+	assert_int_equal(side_ioctl(&s, cpu, KVM_GET_SREGS, &sr), 0);
+	sr.cr4 = some;
+	assert_int_equal(side_ioctl(&s, cpu, KVM_SET_SREGS, &sr), 0);
+	sr.cr4 = BIT_ULL(13); /* VMXE */
+	assert_int_equal(side_ioctl(&s, cpu, KVM_SET_SREGS, &sr), -EINVAL);
+	assert_int_equal(side_ioctl(&s, cpu, KVM_GET_SREGS, &sr), 0);
+	assert_int_equal(sr.cr4, some);
+	assert_int_equal(s.api.ops->close(s.api.ctx, cpu), 0);
+	side_end(&s);
+}
+
+/* KVM_GET_CPUID2 shows what the guest would see now. */
+static void cpuid_follows_the_state(void **state)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[3];
+	} c = { .head.nent = 3 };
+	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = 3 };
+	struct kvm_sregs sr;
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	c.e[0] = (struct kvm_cpuid_entry2){ .function = 1, .ecx = 1u << 26 | 1u << 28 };
+	c.e[1] = (struct kvm_cpuid_entry2){ .function = 0xd, .flags = 1, .eax = 7, .ebx = 1, .ecx = 832 };
+	c.e[2] = (struct kvm_cpuid_entry2){ .function = 0x40000001, .eax = 1u << 7 | 1 };
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_XCRS, &x), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
+	assert_int_equal(c.e[0].ecx, 1u << 26 | 1u << 28);
+	assert_int_equal(c.e[0].edx, 1u << 9);
+	assert_int_equal(c.e[1].ebx, 576);
+	assert_int_equal(c.e[2].eax, 1u << 7 | 1);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS, &sr), 0);
+	sr.cr4 = 1u << 18;
+	sr.apic_base &= ~(1ull << 11);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS, &sr), 0);
+	x.xcrs[0].value = 7;
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_XCRS, &x), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
+	assert_int_equal(c.e[0].ecx, 1u << 26 | 1u << 27 | 1u << 28);
+	assert_int_equal(c.e[0].edx, 0);
+	assert_int_equal(c.e[1].ebx, 832);
+	side_end(&s);
+
+	side_begin(&s, true);
+	enable(&s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT);
+	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
+	assert_int_equal(c.e[2].eax, 1); /* nobody wakes who is never halted */
+	side_end(&s);
+}
+
+/* ---- the rest ----------------------------------------------------------------------------------------- */
+
+static void script_boot_cpu(struct side *s, uint64_t seed)
+{
+	int max = side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPU_ID);
+
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, (unsigned long)max + 1);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, (unsigned long)max);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 1ul << 32);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 3);
+	enable(s, KVM_CAP_MAX_VCPU_ID, 2);
+	enable(s, KVM_CAP_MAX_VCPU_ID, 4);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 5);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 4);
+	side_add_vcpu(s, 0, 0);
+	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 0);
+}
+
+static void script_bus_cycle(struct side *s, uint64_t seed)
+{
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
+	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 0);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 25);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, UINT64_MAX);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 24);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 40);
+	side_add_vcpu(s, 0, 0);
+	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
+}
+
+/* The guest's code is no longer memory: an error that user space sees, not a failed call. */
+static void script_no_code(struct side *s, uint64_t seed)
+{
+	struct kvm_userspace_memory_region r = { 0 };
+
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	LOAD(s, 2, 0xec, 0xeb, 0xfd);
+	run_once(s);
+	vm_do(s, KVM_SET_USER_MEMORY_REGION, &r);
+	run_once(s);
+	say(s, "suberror %u", s->run[0]->internal.suberror);
+}
+
+static void script_immediate(struct side *s, uint64_t seed)
+{
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	LOAD(s, 2, 0xec, 0xeb, 0xfd);
+	run_once(s);
+	for (unsigned i = 0; i < 2; i++) {
+		s->run[0]->immediate_exit = 1;
+		run_once(s);
+		say(s, "reason %u", s->run[0]->exit_reason);
+		s->run[0]->immediate_exit = 0;
+		run_once(s);
+		say(s, "reason %u", s->run[0]->exit_reason);
+	}
+}
+
+#ifndef __SANITIZE_THREAD__ /* it allows no threads in a forked child */
+/* A child opens KVM for itself; its parent's objects are not its own. */
+static void script_fork(struct side *s, uint64_t seed)
+{
+	int status, fds[2];
+	pid_t pid;
+
+	side_add_vcpu(s, 0, 0);
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		struct kvm_mp_state mp;
+		int r[5], vm;
+
+		r[0] = side_ioctl_val(s, s->vm, KVM_CREATE_VCPU, 1);
+		r[1] = side_ioctl(s, s->vcpu[0], KVM_GET_MP_STATE, &mp);
+		vm = side_ioctl_val(s, s->sys, KVM_CREATE_VM, 0);
+		r[2] = MIN(vm, 0);
+		r[3] = side_ioctl_val(s, vm, KVM_CREATE_IRQCHIP, 0);
+		r[4] = MIN(side_ioctl_val(s, vm, KVM_CREATE_VCPU, 1), 0);
+		_exit(write(fds[1], r, sizeof(r)) != sizeof(r));
+	}
+	close(fds[1]);
+	for (unsigned i = 0; i < 5; i++) {
+		int r = 1;
+
+		assert_int_equal(read(fds[0], &r, sizeof(r)), sizeof(r));
+		say_result(s, "in the child", r);
+	}
+	close(fds[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	say(s, "status %x", status);
+	cpu_do(s, 0, KVM_GET_MP_STATE, &(struct kvm_mp_state){ 0 });
+}
+
+#endif
+
+static const struct script {
+	const char *name;
+	void (*run)(struct side *s, uint64_t seed);
+} scripts[] = {
+	{ "slots2", script_slots2 }, { "user msr", script_user_msr },
+	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
+	{ "sync regs", script_sync_regs },
+	{ "sregs2", script_sregs2 }, { "cr4", script_cr4 }, { "boot cpu", script_boot_cpu },
+	{ "bus cycle", script_bus_cycle }, { "no code", script_no_code },
+	{ "immediate", script_immediate },
+#ifndef __SANITIZE_THREAD__
+	{ "fork", script_fork },
+#endif
+};
+
+static void test_script(void **state)
+{
+	const struct script *s = *state;
+
+	if (!kvm_pair_possible())
+		skip();
+	kvm_pair_run(s->name, s->run, 0);
+}
+
+/* An argument picks tests by name (* and ? match). */
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest alone[] = {
+		cmocka_unit_test(msrs_of_the_processor_are_filtered),
+		cmocka_unit_test(the_tsc_and_its_adjustment),
+		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
+		cmocka_unit_test(page_directory_pointers_are_kept),
+		cmocka_unit_test(registers_may_change_under_it),
+		cmocka_unit_test(without_cpuid_cr4_takes_what_there_is),
+		cmocka_unit_test(cpuid_follows_the_state),
+	};
+	struct CMUnitTest tests[ARRAY_SIZE(scripts) + ARRAY_SIZE(alone)];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
+		tests[i] = (struct CMUnitTest){
+			.name = scripts[i].name, .test_func = test_script,
+			.initial_state = (void *)&scripts[i],
+		};
+	memcpy(tests + ARRAY_SIZE(scripts), alone, sizeof(alone));
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return RUN(tests);
+}
