@@ -16,6 +16,7 @@
 
 #define CLOCK_ENABLE 1ull
 #define PV_EOI_FLAG  1u
+#define STEAL_PERIOD_NS 1000000u
 
 /* With KVM_CAP_ENFORCE_PV_FEATURE_CPUID a feature is there only if the guest's leaf says so. */
 static bool has_feature(const struct soft_vcpu *v, unsigned bit)
@@ -159,10 +160,12 @@ void pv_account_steal(struct soft_vcpu *v)
 	struct memslots *mem = &v->vm->mem;
 	gpa_t gpa = v->pv.steal_msr & ~(uint64_t)(KVM_STEAL_ALIGNMENT_BITS | KVM_MSR_ENABLED);
 	struct kvm_steal_time st;
-	uint64_t now;
+	uint64_t now, at = clock_ns();
 
-	if (!(v->pv.steal_msr & KVM_MSR_ENABLED))
+	/* Reading it costs more than many an exit: not at every entry. */
+	if (!(v->pv.steal_msr & KVM_MSR_ENABLED) || at - v->pv.steal_read < STEAL_PERIOD_NS)
 		return;
+	v->pv.steal_read = at;
 	if (guest_read(mem, gpa, &st, sizeof(st)))
 		return;
 	now = run_delay();
@@ -236,7 +239,7 @@ int pv_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value)
 		if (value & KVM_STEAL_RESERVED_MASK)
 			return 1;
 		v->pv.steal_msr = value;
-		v->pv.steal_last = 0;
+		v->pv.steal_last = v->pv.steal_read = 0;
 		if (value & KVM_MSR_ENABLED)
 			vcpu_request(v, REQ_STEAL);
 		return 0;

@@ -27,6 +27,7 @@ struct vcpu_pv {
 	uint32_t clock_version;
 	bool clock_paused;
 	uint64_t steal_last; /* run delay when last accounted */
+	uint64_t steal_read; /* when that was */
 	bool eoi_offered;    /* the flag in guest memory is set */
 };
 
