@@ -49,6 +49,8 @@ enum { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDT, S_TR, S_COUNT };
 #define CR0_CD (1ull << 30)
 #define CR0_PG (1ull << 31)
 
+#define CR3_PCID 0xfffull
+
 #define CR4_VME	       (1ull << 0)
 #define CR4_PVI	       (1ull << 1)
 #define CR4_TSD	       (1ull << 2)
@@ -98,7 +100,7 @@ enum { TLB_R, TLB_W };
 #define TLB_WAY	   (1u << TLB_WAY_BITS) /* entries of a class */
 #define TLB_CLASSES 4u /* by base register: arrays walked together do not evict each other */
 #define TLB_SIZE   (TLB_WAY * TLB_CLASSES)
-#define ITLB_BITS  8
+#define ITLB_BITS  10
 #define ITLB_SIZE  (1u << ITLB_BITS)
 #define GROUP_MAX  32u	/* in a block */
 #define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
@@ -116,8 +118,12 @@ struct itlb_entry {
 	uint64_t tag;
 	gpa_t gpa;
 	const uint8_t *host; /* NULL: not RAM */
-	struct code_page *page;
 };
+
+/* All entries of all tables, numbered: those for data first, those for fetches after them. */
+#define TLB_DATA (TM_COUNT * 2 * TLB_SIZE)
+#define TLB_ALL	 (TLB_DATA + TM_COUNT * ITLB_SIZE)
+struct tlb_saved; /* pcid.c */
 
 /* ---- mode bits: part of a block's key ---- */
 #define MODE_CPL      3u	/* current privilege level */
@@ -290,10 +296,11 @@ struct engine_vcpu {
 
 	/* large pages seen, by half of the address space: an INVLPG inside flushes all */
 	struct { uint64_t lo, hi; } large[2];
-	uint16_t nglog[TM_COUNT][2][TLB_SIZE]; /* indices filled with non-global pages */
-	uint16_t nglog_n[TM_COUNT][2];
+	uint64_t tlb_private[TLB_ALL / 64]; /* entries of pages that are not global */
+	struct tlb_saved *saved;  /* those of other address spaces, by PCID; NULL: none yet */
+	uint32_t saved_clock;
+	uint32_t write_epoch;	  /* changes when write tags are dropped: saved ones are too */
 	struct itlb_entry itlb[TM_COUNT][ITLB_SIZE];
-	uint8_t itlb_global[TM_COUNT][ITLB_SIZE];
 
 	uint8_t xsave[4096] __attribute__((aligned(64)));
 	uint8_t bounce_buf[2][256] __attribute__((aligned(64)));
@@ -427,14 +434,38 @@ struct slot_map {
 struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa);
 void slot_dirty(struct slot *s, gpa_t gpa);
 void code_flush(struct engine_vcpu *v); /* all translated code */
-void tlb_flush_all(struct engine_vcpu *v);
-void tlb_flush_nonglobal(struct engine_vcpu *v);
+void tlb_flush_all(struct engine_vcpu *v);     /* of all PCIDs */
+void tlb_flush_present(struct engine_vcpu *v); /* what the present PCID could use, global pages too */
+void tlb_flush_private(struct engine_vcpu *v); /* of the present PCID, but for global pages */
 void tlb_flush_page(struct engine_vcpu *v, uint64_t lin);
+static inline struct tlb_entry *tlb_at(struct engine_vcpu *v, unsigned int n) /* below TLB_DATA */
+{
+	return (struct tlb_entry *)v->tlb + n;
+}
+static inline struct itlb_entry *itlb_at(struct engine_vcpu *v, unsigned int n)
+{
+	return (struct itlb_entry *)v->itlb + n;
+}
+static inline uint64_t *itlb_key_at(struct engine_vcpu *v, unsigned int n)
+{
+	return (uint64_t *)v->itlb_key + n;
+}
+bool tlb_in_large(const struct engine_vcpu *v, uint64_t lin); /* perhaps part of a large page */
 void tlb_drop_write(struct engine_vcpu *v);		  /* all write tags */
 void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa); /* those of one page */
 /* Called by translated code; returns where to go on, or NULL to leave to C. */
 void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site);
 struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin); /* NULL: v->exc */
+
+/*
+ * pcid.c: the tables hold what the present PCID may use; the private entries of others are put
+ * aside. keep: those of `to` may still be used.
+ */
+void pcid_switch(struct engine_vcpu *v, unsigned int from, unsigned int to, bool keep);
+void pcid_forget(struct engine_vcpu *v, unsigned int pcid); /* put aside */
+void pcid_forget_page(struct engine_vcpu *v, unsigned int pcid, uint64_t lin);
+void pcid_forget_all(struct engine_vcpu *v);
+void pcid_destroy(struct engine_vcpu *v);
 
 /* gmem.c: guest memory by linear address, for C */
 struct pageref {

@@ -106,6 +106,7 @@ void engine_vcpu_destroy(struct engine_vcpu *v)
 		return;
 	vm_remove_vcpu(v->vm, v);
 	cache_destroy(v);
+	pcid_destroy(v);
 	munmap(v->insns, insn_slots_size());
 	mutex_destroy(&v->req_lock);
 	munmap(v, sizeof(*v));

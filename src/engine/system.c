@@ -319,12 +319,11 @@ static int cr0_write(struct engine_vcpu *v, uint64_t val)
 
 int cr3_write(struct engine_vcpu *v, uint64_t val)
 {
-	bool keep = false;
+	bool pcide = v->cr4 & CR4_PCIDE, keep = pcide && val >> 63;
+	uint64_t old = v->cr3;
 
-	if (v->cr4 & CR4_PCIDE) {
-		keep = val >> 63;
+	if (pcide)
 		val &= ~(1ull << 63);
-	}
 	if (is_long(v) && (val & ~(v->phys_mask | 0xfff)))
 		return raise_gp(v, 0);
 	if ((v->cr0 & CR0_PG) && (v->cr4 & CR4_PAE) && !is_long(v)) {
@@ -333,9 +332,11 @@ int cr3_write(struct engine_vcpu *v, uint64_t val)
 		if (r)
 			return r;
 	}
-	(void)keep; /* tables are not kept per PCID: flushing more than asked is allowed */
 	v->cr3 = val;
-	tlb_flush_nonglobal(v);
+	if (pcide)
+		pcid_switch(v, old & CR3_PCID, val & CR3_PCID, keep);
+	else
+		tlb_flush_private(v);
 	return X_NEXT;
 }
 
@@ -464,6 +465,7 @@ static int mov_dr(struct engine_vcpu *v, const struct insn *in)
 static int invpcid(struct engine_vcpu *v, const struct insn *in)
 {
 	uint64_t type = gpr_get(v, in->reg.g, in->code == 8 ? 8 : 4, false), d[2], lin;
+	bool mine;
 	int r;
 
 	if (cpl(v))
@@ -477,12 +479,29 @@ static int invpcid(struct engine_vcpu *v, const struct insn *in)
 		return raise_gp(v, 0);
 	if (type == 0 && !is_canonical(d[1]))
 		return raise_gp(v, 0);
-	if (type == 0)
-		tlb_flush_page(v, d[1]);
-	else if (type == 2)
+	/* more may go than is asked for: global pages, by types 0 and 1 */
+	mine = !(v->cr4 & CR4_PCIDE) || d[0] == (v->cr3 & CR3_PCID);
+	switch (type) {
+	case 0:
+		if (mine)
+			tlb_flush_page(v, d[1]);
+		else
+			pcid_forget_page(v, (unsigned int)d[0], d[1]);
+		break;
+	case 1:
+		if (mine)
+			tlb_flush_private(v);
+		else
+			pcid_forget(v, (unsigned int)d[0]);
+		break;
+	case 2:
 		tlb_flush_all(v);
-	else
-		tlb_flush_nonglobal(v);
+		break;
+	default:
+		tlb_flush_private(v);
+		pcid_forget_all(v);
+		break;
+	}
 	return X_NEXT;
 }
 

@@ -43,47 +43,68 @@ static inline unsigned int tlb_index(uint64_t lin, unsigned int cls)
 	return cls * TLB_WAY + ((unsigned int)(lin >> 12) & (TLB_WAY - 1));
 }
 
+static inline void private_set(struct engine_vcpu *v, unsigned int n, bool global)
+{
+	uint64_t bit = 1ull << (n % 64);
+
+	if (global)
+		v->tlb_private[n / 64] &= ~bit;
+	else
+		v->tlb_private[n / 64] |= bit;
+}
+
 static void table_clear(struct tlb_entry *t)
 {
 	for (unsigned int i = 0; i < TLB_SIZE; i++)
 		t[i].tag = TLB_NOTAG;
 }
 
-void tlb_flush_all(struct engine_vcpu *v)
+void tlb_flush_present(struct engine_vcpu *v)
 {
 	v->stats.tlb_flushes++;
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
-		for (unsigned int w = 0; w < 2; w++) {
+		for (unsigned int w = 0; w < 2; w++)
 			table_clear(v->tlb[m][w]);
-			v->nglog_n[m][w] = 0;
-		}
 		for (unsigned int i = 0; i < ITLB_SIZE; i++) {
 			v->itlb[m][i].tag = TLB_NOTAG;
 			v->itlb_key[m][i] = ~0ull;
 		}
 	}
+	for (unsigned int i = 0; i < TLB_ALL / 64; i++)
+		v->tlb_private[i] = 0;
+}
+
+void tlb_flush_all(struct engine_vcpu *v)
+{
+	tlb_flush_present(v);
+	pcid_forget_all(v);
 	for (unsigned int i = 0; i < 2; i++) {
 		v->large[i].lo = ~0ull;
 		v->large[i].hi = 0;
 	}
 }
 
-void tlb_flush_nonglobal(struct engine_vcpu *v)
+void tlb_flush_private(struct engine_vcpu *v)
 {
 	v->stats.tlb_flushes++;
-	for (unsigned int m = 0; m < TM_COUNT; m++) {
-		for (unsigned int w = 0; w < 2; w++) {
-			for (unsigned int i = 0; i < v->nglog_n[m][w]; i++)
-				v->tlb[m][w][v->nglog[m][w][i]].tag = TLB_NOTAG;
-			v->nglog_n[m][w] = 0;
+	for (unsigned int i = 0; i < TLB_ALL / 64; i++) {
+		for (uint64_t w = v->tlb_private[i]; w; w &= w - 1) {
+			unsigned int n = 64 * i + (unsigned int)__builtin_ctzll(w);
+
+			if (n < TLB_DATA) {
+				tlb_at(v, n)->tag = TLB_NOTAG;
+			} else {
+				itlb_at(v, n - TLB_DATA)->tag = TLB_NOTAG;
+				*itlb_key_at(v, n - TLB_DATA) = ~0ull;
+			}
 		}
-		for (unsigned int i = 0; i < ITLB_SIZE; i++) {
-			if (v->itlb_global[m][i])
-				continue;
-			v->itlb[m][i].tag = TLB_NOTAG;
-			v->itlb_key[m][i] = ~0ull;
-		}
+		v->tlb_private[i] = 0;
 	}
+}
+
+bool tlb_in_large(const struct engine_vcpu *v, uint64_t lin)
+{
+	return lin >= v->large[lin >> 63].lo && lin < v->large[lin >> 63].hi;
 }
 
 void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
@@ -91,9 +112,9 @@ void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
 	unsigned int k = (unsigned int)tag & (ITLB_SIZE - 1);
 
-	if (lin >= v->large[lin >> 63].lo && lin < v->large[lin >> 63].hi) {
+	if (tlb_in_large(v, lin)) {
 		/* part of a larger page: its other fragments must go too */
-		tlb_flush_all(v);
+		tlb_flush_present(v);
 		return;
 	}
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
@@ -110,16 +131,16 @@ void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 
 void tlb_drop_write(struct engine_vcpu *v)
 {
+	v->write_epoch++;
 	for (unsigned int m = 0; m < TM_COUNT; m++)
 		table_clear(v->tlb[m][TLB_W]);
-	for (unsigned int m = 0; m < TM_COUNT; m++)
-		v->nglog_n[m][TLB_W] = 0;
 }
 
 void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 {
 	struct slot *s = slot_find(v, gpa);
 
+	v->write_epoch++;
 	if (!s)
 		return;
 	uint64_t host = (uint64_t)(s->host + ((gpa & PAGE_MASK_) - s->gpa));
@@ -133,29 +154,27 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 		}
 }
 
+static void large_note(struct engine_vcpu *v, uint64_t lin, uint64_t size)
+{
+	uint64_t lo = lin & ~(size - 1), hi = lo + size;
+	unsigned int half = lin >> 63;
+
+	if (lo < v->large[half].lo)
+		v->large[half].lo = lo;
+	if (hi - 1 >= v->large[half].hi)
+		v->large[half].hi = hi ? hi : ~0ull;
+}
+
 static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin, unsigned int cls,
 		    uint8_t *host, const struct walk *wk)
 {
 	unsigned int i = tlb_index(lin, cls);
 
-	if (!wk->global && v->nglog_n[m][w] >= TLB_SIZE) {
-		/* the log is full: empty it the long way */
-		table_clear(v->tlb[m][w]);
-		v->nglog_n[m][w] = 0;
-	}
-	if (!wk->global)
-		v->nglog[m][w][v->nglog_n[m][w]++] = (uint16_t)i;
+	private_set(v, ((unsigned int)m * 2 + (unsigned int)w) * TLB_SIZE + i, wk->global);
 	v->tlb[m][w][i].tag = (uint64_t)((int64_t)lin >> 12);
 	v->tlb[m][w][i].addend = (uint64_t)host - (lin & PAGE_MASK_);
-	if (wk->page_size > 4096) {
-		uint64_t lo = lin & ~(wk->page_size - 1), hi = lo + wk->page_size;
-		unsigned int half = lin >> 63;
-
-		if (lo < v->large[half].lo)
-			v->large[half].lo = lo;
-		if (hi - 1 >= v->large[half].hi)
-			v->large[half].hi = hi ? hi : ~0ull;
-	}
+	if (wk->page_size > 4096)
+		large_note(v, lin, wk->page_size);
 }
 
 /* Find the page for C and fill the table if translated code may use it directly. */
@@ -224,18 +243,10 @@ struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
 	e->tag = tag;
 	e->gpa = w.gpa & PAGE_MASK_;
 	e->host = s ? s->host + (e->gpa - s->gpa) : NULL;
-	e->page = NULL;
-	v->itlb_global[m][i] = w.global;
+	private_set(v, TLB_DATA + (unsigned int)m * ITLB_SIZE + i, w.global);
 	v->itlb_key[m][i] = ~0ull;
-	if (w.page_size > 4096) {
-		uint64_t lo = lin & ~(w.page_size - 1), hi = lo + w.page_size;
-		unsigned int half = lin >> 63;
-
-		if (lo < v->large[half].lo)
-			v->large[half].lo = lo;
-		if (hi - 1 >= v->large[half].hi)
-			v->large[half].hi = hi ? hi : ~0ull;
-	}
+	if (w.page_size > 4096)
+		large_note(v, lin, w.page_size);
 	if (s) {
 		/* The guest maps the page afresh: somebody outside (DMA) may have written it
 		 * since its blocks were made. Compare. */
