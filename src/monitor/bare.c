@@ -8,7 +8,7 @@ extern const uint8_t bare_code[], bare_code_end[], bare_vectors[];
 extern const uint8_t bare_idle[], bare_cli_halt[], bare_spin[], bare_out1[], bare_out2[],
 	bare_out4[], bare_in4[], bare_mmio1[], bare_mmio2[], bare_mmio4[], bare_mmio8[],
 	bare_mmio_load[], bare_repeat_out2[], bare_repeat_out4[], bare_repeat_mmio2[],
-	bare_repeat_mmio4[], bare_repeat_mmio8[];
+	bare_repeat_mmio4[], bare_repeat_mmio8[], bare_mixed[], bare_ipi_icr[], bare_ipi_pv[];
 
 static const uint8_t *const entries[NR_BARE_ENTRIES] = {
 	[BARE_IDLE] = bare_idle,     [BARE_CLI_HALT] = bare_cli_halt,
@@ -19,7 +19,8 @@ static const uint8_t *const entries[NR_BARE_ENTRIES] = {
 	[BARE_MMIO8] = bare_mmio8,   [BARE_MMIO_LOAD] = bare_mmio_load,
 	[BARE_REPEAT_OUT2] = bare_repeat_out2,   [BARE_REPEAT_OUT4] = bare_repeat_out4,
 	[BARE_REPEAT_MMIO2] = bare_repeat_mmio2, [BARE_REPEAT_MMIO4] = bare_repeat_mmio4,
-	[BARE_REPEAT_MMIO8] = bare_repeat_mmio8,
+	[BARE_REPEAT_MMIO8] = bare_repeat_mmio8, [BARE_MIXED] = bare_mixed,
+	[BARE_IPI_ICR] = bare_ipi_icr, [BARE_IPI_PV] = bare_ipi_pv,
 };
 
 /* Selectors of the GDT below. */
@@ -230,6 +231,7 @@ void bare_destroy(struct bare *b)
 
 static int set_regs(struct vcpu *v, unsigned cpu, const struct bare_job *job, bool user)
 {
+	bool ipi = job->entry == BARE_IPI_ICR || job->entry == BARE_IPI_PV;
 	struct kvm_regs r = {
 		.rip = code_address(entries[job->entry]),
 		.rflags = user ? 0x202 : 0x2,
@@ -237,7 +239,7 @@ static int set_regs(struct vcpu *v, unsigned cpu, const struct bare_job *job, bo
 		.rax = job->value,
 		.rcx = job->count,
 		.rdx = job->where,
-		.rdi = job->where,
+		.rdi = ipi ? cpu_page(0) + BARE_PAGE_COUNT + 8 * (job->value & 255) : job->where,
 	};
 
 	return vcpu_set_regs(v, &r);
@@ -271,6 +273,11 @@ int bare_set(struct bare *b, unsigned cpu, enum bare_entry entry, uint64_t where
 	if (user || was_user)
 		return bare_enter(&b->cpus[cpu], cpu, &job);
 	return set_regs(&b->cpus[cpu], cpu, &job, false);
+}
+
+void bare_set_halt(uint8_t *mem, unsigned cpu, bool halt)
+{
+	atomic_store((_Atomic uint64_t *)(mem + cpu_page(cpu) + BARE_PAGE_HALT), halt);
 }
 
 uint64_t bare_count_in(const uint8_t *mem, unsigned cpu, unsigned vector)

@@ -33,13 +33,16 @@ enum bare_entry {
 	BARE_REPEAT_MMIO2,
 	BARE_REPEAT_MMIO4,
 	BARE_REPEAT_MMIO8,
+	BARE_MIXED,       /* ring 0, interrupts on: halts while bare_set_halt says so, else runs */
+	BARE_IPI_ICR,     /* count times BARE_IPI_VECTORS to a set of CPUs, until all have counted them; */
+	BARE_IPI_PV,      /* then as BARE_REPEAT. By ICR (flat logical), by KVM_HC_SEND_IPI */
 	NR_BARE_ENTRIES,
 };
 
 struct bare_job {
 	enum bare_entry entry;
 	uint64_t where;  /* port or gpa of the access */
-	uint64_t value;  /* what is written */
+	uint64_t value;  /* what is written; BARE_IPI_*: first vector | set of CPUs << 32 */
 	uint64_t count;  /* BARE_REPEAT_*: how often; not 0 */
 };
 
@@ -54,6 +57,8 @@ void bare_build(uint8_t *mem, unsigned cpus, bool lapic);
 int bare_enable_lapic(struct vcpu *v) __must_check;
 /* Set all registers for the job, and make the vCPU runnable. On the vCPU's thread, or while it stands. */
 int bare_enter(struct vcpu *v, unsigned cpu, const struct bare_job *job) __must_check;
+/* Of a CPU in BARE_MIXED: whether it halts when it has no interrupt to take. Any thread. */
+void bare_set_halt(uint8_t *mem, unsigned cpu, bool halt);
 /* How often the CPU took the vector. Any thread, changes at any moment. */
 uint64_t bare_count_in(const uint8_t *mem, unsigned cpu, unsigned vector);
 /* Set an IOAPIC pin's redirection entry (all 64 bits, Intel 82093AA "I/O Redirection Table"). */

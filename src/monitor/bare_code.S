@@ -15,6 +15,7 @@
 	.globl bare_idle, bare_spin, bare_out4, bare_out2, bare_out1, bare_in4
 	.globl bare_repeat_out2, bare_repeat_out4, bare_repeat_mmio2, bare_repeat_mmio4
 	.globl bare_repeat_mmio8
+	.globl bare_mixed, bare_ipi_icr, bare_ipi_pv
 	.globl bare_mmio1, bare_mmio2, bare_mmio4, bare_mmio8, bare_mmio_load, bare_cli_halt
 
 /*
@@ -100,6 +101,78 @@ bare_spin:
 	repeat	bare_repeat_mmio2, movw %ax, (%rdi)
 	repeat	bare_repeat_mmio4, movl %eax, (%rdi)
 	repeat	bare_repeat_mmio8, movq %rax, (%rdi)
+/* Halt while told so; what comes between the look and hlt wakes it all the same, or is the last. */
+bare_mixed:
+	sti
+1:	pause
+	cmpq	$0, %gs:BARE_PAGE_HALT
+	je	1b
+	hlt
+	jmp	1b
+
+/*
+ * rcx times: each of BARE_IPI_VECTORS vectors to the CPUs in the upper half of rax,
+ * from the vector in its lower on; then wait until all CPUs have counted all. rdi is
+ * where CPU 0 counts the first; r10 is how many each must have.
+ */
+	.macro	ipi name, send
+\name:
+	mov	%rax, %r8
+	mov	%rcx, %r12
+	xor	%r10d, %r10d
+	sti
+1:	inc	%r10
+	xor	%r13d, %r13d
+2:	lea	(%r8, %r13), %rsi
+	movzbl	%sil, %esi
+	\send
+	inc	%r13
+	cmp	$BARE_IPI_VECTORS, %r13
+	jb	2b
+	mov	%r8, %r11
+	shr	$32, %r11
+	mov	%rdi, %r9
+3:	test	$1, %r11b
+	jz	5f
+	xor	%r13d, %r13d
+4:	pause
+	cmp	%r10, (%r9, %r13, 8)
+	jb	4b
+	inc	%r13
+	cmp	$BARE_IPI_VECTORS, %r13
+	jb	4b
+5:	add	$0x1000, %r9
+	shr	$1, %r11
+	jnz	3b
+	dec	%r12
+	jnz	1b
+	out	%al, $BARE_PORT_DONE
+	jmp	bare_idle
+	.endm
+
+/* Intel SDM "Interrupt Command Register (ICR)": fixed, logical destination. */
+	.macro	send_icr
+	mov	$0xfee00300, %edx
+	mov	%r8, %rax
+	shr	$32, %rax
+	shl	$24, %eax
+	mov	%eax, 0x10(%rdx)
+	or	$0x800, %esi
+	mov	%esi, (%rdx)
+	.endm
+
+/* Documentation/virt/kvm/x86/hypercalls.rst, "KVM_HC_SEND_IPI" */
+	.macro	send_pv
+	mov	$10, %eax
+	mov	%r8, %rbx
+	shr	$32, %rbx
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	vmcall
+	.endm
+
+	ipi	bare_ipi_icr, send_icr
+	ipi	bare_ipi_pv, send_pv
 bare_code_end:
 
 	.section .note.GNU-stack, "", @progbits

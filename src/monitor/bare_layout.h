@@ -22,8 +22,12 @@
 #define BARE_PAGE_EOI    0x800   /* address that EOI is written to */
 #define BARE_PAGE_SINK   0x808   /* the place for EOIs without a local APIC */
 
+#define BARE_PAGE_HALT   0x810   /* BARE_MIXED: not 0: halt, else run on */
+
 #define BARE_PORT_DONE   0xe0    /* the guest has done its one access */
 #define BARE_PORT_FATAL  0xe1    /* an exception */
+
+#define BARE_IPI_VECTORS 32      /* BARE_IPI_*: that many from the vector given on */
 
 #define BARE_MMIO        0xd0000000 /* no memory there: MMIO */
 

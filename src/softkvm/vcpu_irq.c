@@ -206,6 +206,7 @@ static int take_extint(struct soft_vcpu *v)
 	if (vm_irqchip(v->vm) == IRQCHIP_SPLIT) {
 		vector = v->extint_vector;
 		v->extint_vector = -1;
+		vcpu_update_window(v);
 	} else {
 		vector = vmchips_inta(v->vm);
 	}
@@ -221,6 +222,7 @@ int vcpu_take_interrupt(struct soft_vcpu *v)
 	if (!v->has_lapic) {
 		vector = v->user_vector;
 		v->user_vector = -1;
+		vcpu_update_window(v); /* there is room for the next */
 		return vector;
 	}
 	vcpu_sync_irr(v);
