@@ -134,7 +134,7 @@ void engine_vcpu_cpuid_changed(struct engine_vcpu *v);
 enum engine_kick {
 	ENGINE_KICK_INTR = 1, /* ask intr_take when the guest can take an interrupt */
 	ENGINE_KICK_EXIT = 2, /* leave engine_run() with ENGINE_EXIT_INTR */
-	ENGINE_KICK_NMI = 4,  /* one NMI; more while one is pending are merged */
+	ENGINE_KICK_NMI = 4,  /* one NMI; two can wait, more are merged */
 };
 
 /*
@@ -224,7 +224,7 @@ struct engine_events {
 		uint8_t injected, nr, soft, shadow; /* shadow: 1 STI, 2 MOV SS */
 	} interrupt;
 	struct {
-		uint8_t injected, pending, masked;
+		uint8_t injected, pending, masked; /* pending: how many, 0 to 2 */
 	} nmi;
 };
 
@@ -240,7 +240,7 @@ void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
 int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
 /* The bits of CR4 that a guest may set whose CPUID answers as `ask` does (the op cpuid's form). */
 uint64_t engine_cr4_bits(void (*ask)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *cpu);
-void engine_get_events(const struct engine_vcpu *v, struct engine_events *ev);
+void engine_get_events(struct engine_vcpu *v, struct engine_events *ev);
 int engine_set_events(struct engine_vcpu *v, const struct engine_events *ev) __must_check;
 void engine_get_debugregs(const struct engine_vcpu *v, struct engine_debugregs *d);
 int engine_set_debugregs(struct engine_vcpu *v, const struct engine_debugregs *d) __must_check;

@@ -260,7 +260,9 @@ struct engine_vcpu {
 		bool has_error;
 		uint32_t error;
 	} event;		/* to be delivered before the next instruction */
-	bool nmi_pending, nmi_masked;
+	_Atomic uint32_t nmi_queued; /* posted, by any thread */
+	uint8_t nmi_pending;	/* taken from there: at most two wait */
+	bool nmi_masked;
 	bool halted;
 	uint8_t shadow_new;	/* set by the instruction in flight */
 	uint64_t pending_db;	/* DR6 bits for a trap after this instruction */
@@ -378,6 +380,7 @@ static inline int raise_ud(struct engine_vcpu *v)
 uint32_t flags_get(const struct engine_vcpu *v);	/* RFLAGS whole */
 void flags_set(struct engine_vcpu *v, uint32_t f);
 void mode_update(struct engine_vcpu *v);		/* after CR0/CR4/EFER/CS/CPL/AC/XCR0 changed */
+void nmi_collect(struct engine_vcpu *v);		/* nmi_queued → nmi_pending */
 void seg_from_api(struct seg *d, const struct engine_segment *s);
 /* Load the four PDPTEs of PAE paging; X_FAULT (#GP) for reserved bits. */
 int pdptes_load(struct engine_vcpu *v, uint64_t cr3);

@@ -114,6 +114,8 @@ void engine_vcpu_destroy(struct engine_vcpu *v)
 
 void engine_vcpu_kick(struct engine_vcpu *v, enum engine_kick what)
 {
+	if (what & ENGINE_KICK_NMI)
+		atomic_fetch_add(&v->nmi_queued, 1);
 	atomic_fetch_or(&v->attn, (uint32_t)what);
 }
 
@@ -150,7 +152,7 @@ static int attention(struct engine_vcpu *v)
 		requests_handle(v);
 	if (a & ENGINE_KICK_NMI) {
 		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_NMI);
-		v->nmi_pending = true;
+		nmi_collect(v);
 	}
 	if (a & ENGINE_KICK_INTR) {
 		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_INTR);
@@ -187,7 +189,7 @@ static int events(struct engine_vcpu *v)
 	if (v->debug & ENGINE_DEBUG_NOIRQ)
 		return 0;
 	if (v->nmi_pending && !v->nmi_masked && !v->shadow && !v->replay_n) {
-		v->nmi_pending = false;
+		v->nmi_pending--;
 		v->nmi_masked = true;
 		return event_inject(v, V_NMI, false, false, 0, false, 0);
 	}

@@ -195,8 +195,21 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	return 0;
 }
 
-void engine_get_events(const struct engine_vcpu *v, struct engine_events *ev)
+/*
+ * Two can wait: one for now and one that comes while it is being handled. While
+ * it is, one. SDM vol. 3, "Nonmaskable Interrupt (NMI)".
+ */
+void nmi_collect(struct engine_vcpu *v)
 {
+	uint32_t n = v->nmi_pending + atomic_exchange(&v->nmi_queued, 0);
+	uint32_t limit = v->nmi_masked || (v->event.valid && v->event.kind == 1) ? 1 : 2;
+
+	v->nmi_pending = (uint8_t)(n < limit ? n : limit);
+}
+
+void engine_get_events(struct engine_vcpu *v, struct engine_events *ev)
+{
+	nmi_collect(v);
 	*ev = (struct engine_events){0};
 	if (v->event.valid) {
 		if (v->event.kind == 2) {
@@ -243,8 +256,10 @@ int engine_set_events(struct engine_vcpu *v, const struct engine_events *ev)
 		v->event.valid = false;
 	}
 	v->shadow = ev->interrupt.shadow;
-	v->nmi_pending = ev->nmi.pending;
 	v->nmi_masked = ev->nmi.masked;
+	v->nmi_pending = 0;
+	atomic_store(&v->nmi_queued, ev->nmi.pending);
+	nmi_collect(v);
 	return 0;
 }
 
@@ -489,7 +504,9 @@ void engine_vcpu_reset(struct engine_vcpu *v, bool init)
 	v->dr7 = 0x400;
 	debug_update(v);
 	v->event.valid = false;
-	v->nmi_pending = v->nmi_masked = v->halted = false;
+	v->nmi_pending = 0;
+	atomic_store(&v->nmi_queued, 0);
+	v->nmi_masked = v->halted = false;
 	v->shadow = 0;
 	v->pending_db = 0;
 	v->replay_n = v->replay_i = 0;

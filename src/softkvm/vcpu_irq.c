@@ -126,8 +126,16 @@ uint64_t vcpu_timer_deadline(struct soft_vcpu *v)
 
 void vcpu_update_timer(struct soft_vcpu *v)
 {
+	uint64_t at = vcpu_timer_deadline(v);
+
 	v->timer_dirty = false;
-	timer_set(&v->vm->timers, &v->timer, vcpu_timer_deadline(v));
+	/* Due already: a guest that asks for the past may look at the next instruction. */
+	if (at <= clock_ns()) {
+		timer_set(&v->vm->timers, &v->timer, TIMER_NEVER);
+		vcpu_timer_fired(&v->timer);
+		return;
+	}
+	timer_set(&v->vm->timers, &v->timer, at);
 }
 
 /* The APIC timer's interrupt, if it is due, goes to IRR. */

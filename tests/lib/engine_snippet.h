@@ -46,6 +46,14 @@ static inline void set_gpr(struct env *e, unsigned int cpu, unsigned int g, uint
 	engine_set_regs(e->cpu[cpu], &r);
 }
 
+static inline void set_rip(struct env *e, uint64_t rip)
+{
+	struct engine_regs r = regs(e);
+
+	r.rip = rip;
+	engine_set_regs(e->cpu[0], &r);
+}
+
 static inline void set_flags(struct env *e, unsigned int cpu, uint64_t f)
 {
 	struct engine_regs r;

@@ -490,6 +490,36 @@ static void masked_interrupts_wait_and_window_opens(void **state)
 }
 
 SNIPPET(tf, "nop\nnop\nnop\nint3");
+SNIPPET(iretq_, "iretq");
+
+/* Two can wait; the second comes when the first one's handler is left. */
+static void two_nmis_can_wait(void **state)
+{
+	struct env *e = env_create(1);
+	struct engine_exit x;
+	struct engine_events ev;
+
+	PUT(e, LOAD, tf);
+	PUT(e, LOAD + 64, iretq_);
+	env_start(e, 0, 0, LOAD, ENV_KSTACK);
+	for (int i = 0; i < 5; i++)
+		engine_vcpu_kick(e->cpu[0], ENGINE_KICK_NMI);
+	assert_int_equal(env_run(e, 0, &x), 2);
+	engine_get_events(e->cpu[0], &ev);
+	assert_int_equal(ev.nmi.pending, 1);
+	assert_int_equal(ev.nmi.masked, 1);
+	/* one more is merged with it */
+	engine_vcpu_kick(e->cpu[0], ENGINE_KICK_NMI);
+	set_rip(e, LOAD + 64);
+	assert_int_equal(env_run(e, 0, &x), 2);
+	set_rip(e, LOAD + 64);
+	assert_int_equal(env_run(e, 0, &x), 256);
+	engine_get_events(e->cpu[0], &ev);
+	assert_int_equal(ev.nmi.pending, 0);
+	assert_int_equal(ev.nmi.masked, 0);
+	env_destroy(e);
+}
+
 
 static void trap_flag_steps(void **state)
 {
@@ -536,6 +566,7 @@ int main(void)
 		cmocka_unit_test(interrupts_reach_a_spinning_guest),
 		cmocka_unit_test(sti_holds_interrupts_for_one_instruction),
 		cmocka_unit_test(masked_interrupts_wait_and_window_opens),
+		cmocka_unit_test(two_nmis_can_wait),
 		cmocka_unit_test(trap_flag_steps),
 	};
 

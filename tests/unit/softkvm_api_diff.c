@@ -62,7 +62,7 @@ static void script_caps(struct side *s, uint64_t seed)
 		KVM_CAP_IRQCHIP, KVM_CAP_HLT, KVM_CAP_USER_MEMORY, KVM_CAP_SET_TSS_ADDR,
 		KVM_CAP_EXT_CPUID, KVM_CAP_CLOCKSOURCE, KVM_CAP_NR_MEMSLOTS, KVM_CAP_PIT,
 		KVM_CAP_MP_STATE, KVM_CAP_COALESCED_MMIO, KVM_CAP_SYNC_MMU, KVM_CAP_USER_NMI,
-		KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_REINJECT_CONTROL, KVM_CAP_IRQ_ROUTING,
+		KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_REINJECT_CONTROL, KVM_CAP_IRQ_ROUTING,
 		KVM_CAP_IRQ_INJECT_STATUS, KVM_CAP_MCE, KVM_CAP_IRQFD, KVM_CAP_PIT2,
 		KVM_CAP_SET_BOOT_CPU_ID, KVM_CAP_PIT_STATE2, KVM_CAP_IOEVENTFD,
 		KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_ADJUST_CLOCK, KVM_CAP_VCPU_EVENTS,
@@ -682,6 +682,29 @@ static void script_vcpu_state(struct side *s, uint64_t seed)
 	memset(&ev, 0, sizeof(ev));
 	cpu_do(s, 0, KVM_GET_VCPU_EVENTS, &ev);
 	say(s, "nmi masked %u injected %u", ev.nmi.masked, ev.interrupt.injected);
+	/* Two NMIs can wait, one while one is handled. */
+	for (unsigned i = 0; i < 8; i++) {
+		ev.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+		ev.nmi.masked = i >= 4;
+		ev.nmi.pending = (uint8_t)(i >= 6 ? 5 : 0);
+		if (i % 2 == 0)
+			cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
+		cpu_do(s, 0, KVM_NMI, NULL);
+		cpu_do(s, 0, KVM_GET_VCPU_EVENTS, &ev);
+		say(s, "nmi masked %u pending %u", ev.nmi.masked, ev.nmi.pending);
+	}
+	ev.nmi.masked = ev.nmi.pending = 0;
+	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
+
+	for (unsigned i = 0; i < 32; i++) {
+		struct kvm_guest_debug dbg = { .control = (i & 1 ? 0 : KVM_GUESTDBG_ENABLE) | 1u << i };
+
+		if (dbg.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP))
+			continue;
+		cpu_do(s, 0, KVM_SET_GUEST_DEBUG, &dbg);
+	}
+	memset(&d, 0, sizeof(d));
+	cpu_do(s, 0, KVM_SET_GUEST_DEBUG, &(struct kvm_guest_debug){ 0 });
 
 	cpu_do(s, 0, KVM_GET_MP_STATE, &mp);
 	say(s, "mp %u", mp.mp_state);

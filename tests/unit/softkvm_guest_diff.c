@@ -239,6 +239,45 @@ static void split_window_opens_with_lint0(void **state)
 	side_end(&s);
 }
 
+/*
+ * x2APIC, its timer at vector 40h by the TSC; a thousand deadlines that are past.
+ * Each is taken behind its WRMSR, before the next instruction: out to 80h. One
+ * that is not: to 81h. The handler counts in EBX.
+ */
+__asm__(".pushsection .rodata\n.code16\ndeadline_code:\n"
+	"movl $0x1b,%ecx\n rdmsr\n orl $0xc00,%eax\n wrmsr\n"
+	"movl $0x80f,%ecx\n movl $0x1ff,%eax\n xorl %edx,%edx\n wrmsr\n"
+	"movl $0x832,%ecx\n movl $0x40040,%eax\n wrmsr\n"
+	"xorl %ebx,%ebx\n xorl %esi,%esi\n movl $0x6e0,%ecx\n sti\n nop\n"
+	"1: rdtsc\n wrmsr\n cmpl %esi,%ebx\n je 2f\n incl %esi\n"
+	"cmpl $1000,%esi\n jne 1b\n outb %al,$0x80\n"
+	"2: outb %al,$0x81\n"
+	"deadline_irq: incl %ebx\n pushal\n movl $0x80b,%ecx\n xorl %eax,%eax\n xorl %edx,%edx\n wrmsr\n"
+	"popal\n iretw\n"
+	"deadline_end:\n.code64\n.popsection\n");
+extern const uint8_t deadline_code[], deadline_irq[], deadline_end[];
+
+static void a_deadline_in_the_past_is_due_at_once(void **state)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[1];
+	} cpuid = { .head.nent = 1, .e[0] = { .function = 1, .ecx = 1u << 24 | 1u << 21 } };
+	struct side s;
+
+	side_begin(&s, true);
+	vm_do_val(&s, KVM_CREATE_IRQCHIP, 0);
+	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &cpuid), 0);
+	map_memory(&s, 0);
+	load(&s, deadline_code, (size_t)(deadline_end - deadline_code), 2);
+	store_le32(s.mem + 0x40 * 4, CODE + (uint32_t)(deadline_irq - deadline_code));
+	run_once(&s);
+	assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(s.run[0]->io.port, 0x80);
+	side_end(&s);
+}
+
 /* ---- with the chips ---------------------------------------------------------------- */
 
 struct later {
@@ -511,7 +550,7 @@ static void test_script(void **state)
 /* An argument picks scripts by name (* and ? match). */
 int main(int argc, char **argv)
 {
-	struct CMUnitTest tests[ARRAY_SIZE(scripts) + 1];
+	struct CMUnitTest tests[ARRAY_SIZE(scripts) + 2];
 
 	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
 		tests[i] = (struct CMUnitTest){
@@ -520,6 +559,8 @@ int main(int argc, char **argv)
 		};
 	tests[ARRAY_SIZE(scripts)] =
 		(struct CMUnitTest)cmocka_unit_test(split_window_opens_with_lint0);
+	tests[ARRAY_SIZE(scripts) + 1] =
+		(struct CMUnitTest)cmocka_unit_test(a_deadline_in_the_past_is_due_at_once);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return RUN(tests);
