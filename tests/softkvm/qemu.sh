@@ -16,7 +16,7 @@ limit=${SECONDS_EACH:-60}
 
 # Not here: kernel-irqchip=off with more than one CPU, where this QEMU hangs on any
 # KVM (docs/VMMS.md).
-# name  in make check  machine and CPUs  virtio-blk's properties  what else
+# name  in make check  machine and CPUs  what else
 cases() {
 	cat <<-'END'
 	q35            yes  -M q35 -smp 1
@@ -25,12 +25,25 @@ cases() {
 	q35-iothread   no   -M q35 -smp 2 IOTHREAD
 	q35-split      yes  -M q35,kernel-irqchip=split -smp 2 IOTHREAD
 	q35-split-smp4 no   -M q35,kernel-irqchip=split -smp 4
-	q35-off        no   -M q35,kernel-irqchip=off -smp 1
+	q35-off        yes  -M q35,kernel-irqchip=off -smp 1
+	q35-off-io     no   -M q35,kernel-irqchip=off -smp 1 IOTHREAD
 	q35-host       no   -M q35 -smp 2 -cpu host
+	q35-max        no   -M q35 -smp 2 -cpu max
+	q35-qemu64     no   -M q35 -smp 2 -cpu qemu64
 	q35-vga        no   -M q35 -smp 1 -device VGA -display none
+	q35-devices    no   -M q35 -smp 2 -device qemu-xhci -device usb-kbd -device e1000e,netdev=net2 -netdev user,id=net2 -device virtio-rng-pci -device intel-hda -device i6300esb
+	q35-nvme       no   -M q35 -smp 2 NVME
+	q35-vhost-user yes  -M q35 -smp 2 VHOSTUSER
+	q35-vu-split   no   -M q35,kernel-irqchip=split -smp 2 VHOSTUSER
+	q35-vu-off     no   -M q35,kernel-irqchip=off -smp 1 VHOSTUSER
 	pc             no   -M pc -smp 2
-	pc-legacy      no   -M pc -smp 2 LEGACY
+	pc-split       no   -M pc,kernel-irqchip=split -smp 2
+	pc-off         no   -M pc,kernel-irqchip=off -smp 1
+	pc-legacy      yes  -M pc -smp 2 LEGACY
+	pc-legacy-io   no   -M pc,kernel-irqchip=split -smp 2 LEGACY IOTHREAD
+	pc-noapic      no   -M pc -smp 1 NOAPIC
 	microvm        yes  -M microvm,acpi=on -smp 2 MMIO
+	microvm-smp4   no   -M microvm,acpi=on -smp 4 MMIO
 	microvm-split  no   -M microvm,acpi=on,kernel-irqchip=split -smp 2 MMIO IOTHREAD
 	microvm-off    no   -M microvm,acpi=on,kernel-irqchip=off -smp 1 MMIO
 	microvm-pcie   no   -M microvm,acpi=on,pcie=on -smp 2
@@ -53,7 +66,7 @@ scripts/guest-images || exit 1
 guest=$(scripts/guest-images --where)
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap '[ -z "${daemon-}" ] || kill "$daemon"; rm -rf "$work"' EXIT
 head -c 300000 /dev/urandom >"$work/blob"
 sum=$(sha256sum <"$work/blob" | cut -d ' ' -f 1)
 cat >"$work/serve" <<-END
@@ -67,29 +80,53 @@ chmod +x "$work/serve"
 append="console=ttyS0 ${APPEND-quiet} belfry.script=smp,disk,net belfry.size=4 belfry.seed=5"
 append+=" belfry.serve=no belfry.host=10.0.2.100 belfry.port=80 belfry.sum=$sum"
 
+# serve_disk QUEUES: a second process serves the data disk; the queues' eventfds go there.
+daemon=
+serve_disk() {
+	qemu-storage-daemon --blockdev "driver=file,node-name=data,filename=$work/data" \
+		--export "vhost-user-blk,id=e,node-name=data,writable=on,num-queues=$1,addr.type=unix,addr.path=$work/vu" \
+		>"$work/daemon" 2>&1 </dev/null &
+	daemon=$!
+	for ((i = 0; i < 600; i++)); do
+		[ ! -S "$work/vu" ] || return 0
+		sleep 0.1
+	done
+	cat "$work/daemon"
+	return 1
+}
+
 # boot NAME ARGUMENTS...
 boot() {
-	local name=$1 bus=pci blk= args=() word cpus
+	local name=$1 bus=pci blk='' more='' args=() word cpus data=virtio
 	shift
 	for word; do
 		case $word in
 		IOTHREAD) blk+=,iothread=io; args+=(-object iothread,id=io) ;;
 		LEGACY) blk+=,disable-modern=on,disable-legacy=off ;;
 		MMIO) bus=device ;;
+		NVME) data=nvme; more=' belfry.disks=nvme0n1' ;;
+		VHOSTUSER) data=vhost-user; args+=(-object "memory-backend-memfd,id=mem,size=256M,share=on"
+				-numa "node,memdev=mem") ;;
+		NOAPIC) more=' nolapic noapic belfry.script=disk,net' ;; # no local timers to count
 		*) args+=("$word") ;;
 		esac
 	done
 	cpus=$(sed 's/.*-smp \([0-9]*\).*/\1/' <<<"$*")
-	truncate -s 0 "$work/data"
+	rm -f "$work/data" "$work/vu"
 	truncate -s 4M "$work/data"
-	timeout -k 2 "$limit" build/belfry with-softkvm -- qemu-system-x86_64 -accel kvm "${args[@]}" \
+	[ $data != vhost-user ] || serve_disk "$cpus" || return 1
+	case $data in
+	virtio) args+=(-device "virtio-blk-$bus,drive=data$blk") ;;
+	nvme) args+=(-device "nvme,drive=data,serial=belfry") ;;
+	vhost-user) args+=(-chardev "socket,id=vu,path=$work/vu" -device "vhost-user-blk-$bus,chardev=vu") ;;
+	esac
+	[ $data = vhost-user ] || args+=(-drive "file=$work/data,format=raw,if=none,id=data,cache=unsafe")
+	timeout -k 2 "$limit" build/belfry with-softkvm -- qemu-system-x86_64 -accel kvm \
 		-m 256 -nodefaults -display none -serial stdio -no-reboot \
 		-kernel "$guest/vmlinuz" -initrd "$guest/initrd.cpio" \
-		-append "$append belfry.cpus=$cpus" \
+		-append "$append belfry.cpus=$cpus$more" \
 		-drive "file=$guest/root.ext4,format=raw,if=none,id=root,snapshot=on" \
-		-device "virtio-blk-$bus,drive=root$blk" \
-		-drive "file=$work/data,format=raw,if=none,id=data,cache=unsafe" \
-		-device "virtio-blk-$bus,drive=data$blk" \
+		-device "virtio-blk-$bus,drive=root$blk" "${args[@]}" \
 		-netdev "user,id=net,guestfwd=tcp:10.0.2.100:80-cmd:$work/serve" \
 		-device "virtio-net-$bus,netdev=net$([ $bus = device ] || echo ,romfile=)" \
 		</dev/null >"$work/out" 2>"$work/err"
@@ -99,12 +136,17 @@ failed=0
 run() {
 	local name=$1 t0=$EPOCHREALTIME status=0 how=ok
 	boot "$@" || status=$?
+	if [ -n "$daemon" ]; then
+		kill "$daemon"
+		wait "$daemon"
+		daemon=
+	fi
 	if [ $status != 0 ]; then
 		how="FAILED: status $status"
 	elif ! grep -q '^belfry-guest: OK' "$work/out"; then
 		how='FAILED: no OK'
 	elif ! grep -q "^belfry-guest: net-fetched $sum" "$work/out" ||
-	     [ "$(sed -n 's/^belfry-guest: disk-wrote \([0-9a-f]*\).*/\1/p' "$work/out")" != \
+	     [ "$(tr -d '\r' <"$work/out" | awk '/^belfry-guest: disk-wrote/ { print $NF }')" != \
 	       "$(sha256sum <"$work/data" | cut -d ' ' -f 1)" ]; then
 		how='FAILED: what went in did not come out'
 	fi
