@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT
+# Every machine QEMU makes on softkvm, again and again. Sourced by scripts/check long.
+
+echo "== QEMU on softkvm: every machine, five times"
+for round in 1 2 3 4 5; do
+	test_one "softkvm: QEMU, all, round $round" 1800 tests/softkvm/qemu.sh all
+	test_one "softkvm: QEMU's monitor, all, round $round" 1800 tests/softkvm/qemu_life.sh all
+done
