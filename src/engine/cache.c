@@ -29,6 +29,13 @@ static void emit_enter(struct emit *e)
 		e1(e, pushes[i]);
 	e_alu_imm(e, 5, true, H_SP, 8);
 	e_store(e, F(enter_pc), H_SI);
+	/* the return stack; at its bottom the way for a return that no call was seen of */
+	e_store(e, F(host_sp), H_SP);
+	e_alu_imm(e, 4, true, H_SP, -(int32_t)RETURN_STACK);
+	e_alu_imm(e, 5, true, H_SP, 16);
+	m = F(under);
+	e_load(e, H_AX, m);
+	e_store(e, at(H_SP, 0), H_AX);
 	/* flags: AL + 127 overflows exactly if AL = 1 */
 	m = F(hflags);
 	e_rm(e, 0x0fb7, false, H_AX, &m);
@@ -60,6 +67,7 @@ static void emit_exit(struct emit *e, bool with_flags)
 	}
 	for (unsigned int i = 0; i < sizeof(kept); i++)
 		e_store(e, gs_gpr(kept[i]), host_reg(kept[i]));
+	e_load(e, H_SP, F(host_sp));
 	e_alu_imm(e, 0, true, H_SP, 8);
 	for (unsigned int i = 0; i < sizeof(pops); i++)
 		e1(e, pops[i]);
@@ -81,8 +89,11 @@ static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 	e_load(e, H_DI, F(self));
 	e_mov_rr(e, H_SI, S1);
 	e_mov_rr(e, H_DX, S2);
+	e_store(e, F(tmp[2]), H_SP);
+	e_alu_imm(e, 4, true, H_SP, -16);
 	m = F(fill_fn);
 	e_rm(e, 0xff, false, 2, &m); /* call */
+	e_load(e, H_SP, F(tmp[2]));
 	e_mov_rr(e, S2, H_AX);
 	e_load(e, S0, F(tmp[1]));
 	e_rr(e, 0x85, true, H_AX, H_AX);
@@ -92,6 +103,15 @@ static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 	e_rr(e, 0xff, false, 4, S2); /* jmp */
 	e_patch_here(e, j);
 	e_jmp_to(e, exit_noflags);
+}
+
+void jump_emit(struct emit *e, int op)
+{
+	struct hmem m = {.base = -1, .index = S1, .scale = 3, .gs = true,
+			 .disp = (int32_t)offsetof(struct engine_vcpu, jc)};
+
+	e_rr(e, 0x0fb7, false, S1, S0);
+	e_rm(e, 0xff, false, op, &m);
 }
 
 static void stubs_emit(struct cache *c)
@@ -127,6 +147,12 @@ static void stubs_emit(struct cache *c)
 #undef STUB
 	c->s_tlb = (uint32_t)(e.p - c->rw);
 	emit_tlb(&e, exit_noflags);
+	/* a return beyond the bottom of the return stack: the bottom is still there */
+	c->s_under = (uint32_t)(e.p - c->rw);
+	e_lea(&e, H_SP, at(H_SP, -8), true);
+	/* indirect jump to S0, flags in flsave */
+	c->s_jump = (uint32_t)(e.p - c->rw);
+	jump_emit(&e, 4);
 }
 
 int cache_create(struct engine_vcpu *v)
@@ -138,6 +164,7 @@ int cache_create(struct engine_vcpu *v)
 		return r;
 	stubs_emit(c);
 	v->enter_stub = cache_rx(c, c->s_enter);
+	v->under = cache_rx(c, c->s_under);
 	v->thunks = c->rw + c->thunks;
 	for (unsigned int i = 0; i < JC_SIZE; i++)
 		v->jc[i] = cache_rx(c, c->s_find);

@@ -48,11 +48,12 @@ struct fault_at {
 
 /*
  * Ways into a block (docs/ENGINE.md, "Entries"). IND: target in S0, flags in
- * flsave. SAVED: from anywhere, flags in flsave. CROSS: from another page, flags
+ * flsave. SAVED: from anywhere, flags in flsave. BACK: from the host's RET, which
+ * proves that C has not run since the call; flags in flsave. CROSS: from another page, flags
  * in the processor. LOOP: from the same page backwards. BODY: from the same page
  * forwards.
  */
-enum { ENTRY_IND, ENTRY_SAVED, ENTRY_CROSS, ENTRY_LOOP, ENTRY_BODY, ENTRY_COUNT };
+enum { ENTRY_IND, ENTRY_SAVED, ENTRY_BACK, ENTRY_CROSS, ENTRY_LOOP, ENTRY_BODY, ENTRY_COUNT };
 
 struct block {
 	uint64_t rip;
@@ -79,6 +80,7 @@ struct code_page {
 #define BLOCK_HASH 65536u
 #define PAGE_HASH  4096u
 #define THUNK_SIZE 160u
+#define RETURN_STACK 8192u /* bytes; half of it is used (docs/ENGINE.md, "Returns") */
 
 /*
  * Code memory and tables are filled in spans. When there is no more to take, the
@@ -116,10 +118,12 @@ struct cache {
 	struct code_page *pages[PAGE_HASH], *free_pages;
 	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
-	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_tlb, s_thunk, s_exit;
+	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_tlb, s_thunk, s_under, s_jump;
 	uint32_t thunks;
 };
 
+/* Through the jump cache to the guest address in S0; op 2: call, 4: jump. Destroys S1. */
+void jump_emit(struct emit *e, int op);
 int cache_create(struct engine_vcpu *v);
 void cache_destroy(struct engine_vcpu *v);
 void cache_flush(struct engine_vcpu *v);	     /* forget all blocks */

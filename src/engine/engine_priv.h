@@ -138,6 +138,7 @@ struct tlb_saved; /* pcid.c */
 #define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
 #define MODE_STEP     (1u << 11) /* one instruction a block */
 #define MODE_ALIGN    (1u << 12) /* alignment is checked (CPL 3, AM, AC): no blocks */
+#define MODE_ATTN     (1u << 30) /* from STI to the end of the block: an interrupt waits */
 #define MODE_SPLIT    (1u << 13) /* a block, never a vCPU: each access looks up for itself */
 
 /* ---- state ---- */
@@ -205,15 +206,14 @@ struct engine_vcpu {
 	uint64_t tmp[4];
 	void *self;
 	void *enter_pc;
-	uint64_t attn_pair[0];
+	uint32_t mode __attribute__((aligned(8))); /* MODE_*; tested together with attn */
 	_Atomic uint32_t attn;	/* ENGINE_KICK_*, REQ_* : other threads write */
-	uint32_t attn_local;	/* own thread: set by STI when an interrupt waits */
-	uint32_t irq_wait;	/* an interrupt was posted but could not be taken */
+	uint32_t attn_local;	/* own thread: an interrupt waits since STI */
+	uint32_t irq_wait;	/* MODE_ATTN: an interrupt was posted but could not be taken */
 	uint16_t hflags;	/* LAHF image in the high byte, OF in bit 0 */
 	uint8_t iff;		/* IF: 0 or 2 (bit 1 of the second byte of RFLAGS) */
 	uint8_t df;		/* DF: 0 or 4 */
 	uint32_t vflags;	/* FL_VIRT */
-	uint32_t mode;		/* MODE_* */
 	uint16_t flsave;	/* flags around a look-up where they are live */
 	uint8_t shadow;		/* 1 STI, 2 MOV SS: for the next instruction */
 	uint8_t fpu_loaded;
@@ -223,6 +223,8 @@ struct engine_vcpu {
 	void *bounce;		/* host address of the memory operand (thunks) */
 	void *fill_fn;
 	void *enter_stub;
+	void *under; /* what is at the bottom of the return stack */
+	uint64_t host_sp; /* of the frame below the return stack */
 	uint64_t tsc_offset;
 	struct seg seg[S_COUNT];
 	uint64_t kernel_gs;

@@ -156,7 +156,7 @@ static int attention(struct engine_vcpu *v)
 	}
 	if (a & ENGINE_KICK_INTR) {
 		atomic_fetch_and(&v->attn, ~(uint32_t)ENGINE_KICK_INTR);
-		v->irq_wait = 1;
+		v->irq_wait = MODE_ATTN;
 	}
 	/* an access that waits for its data is finished first, a trap delivered */
 	if ((a & ENGINE_KICK_EXIT) && !v->shadow && !v->replay_n && !v->pending_db) {
@@ -273,11 +273,15 @@ static int block_run(struct engine_vcpu *v)
 		split = 0;
 		v->stats.exits++;
 		code_enter(v, cache_enter_pc(c, b), true);
+		if (v->mode & MODE_ATTN) {
+			v->mode &= ~MODE_ATTN;
+			v->attn_local = 1;
+		}
 		switch (v->exit_code) {
 		case EXITC_LINK:
 			l = &c->links[v->exit_arg];
 			v->rip = l->target;
-			if (l->entry == ENTRY_SAVED)
+			if (l->entry == ENTRY_SAVED || l->entry == ENTRY_BACK)
 				v->hflags = v->flsave;
 			chain_gen = c->generation;
 			split = l->mode & MODE_SPLIT;

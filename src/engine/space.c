@@ -12,7 +12,7 @@
 #define SPAN_LEAST 4u /* a vCPU can always have */
 /* what one block may need at most */
 #define BLOCK_CODE   32768u
-#define BLOCK_LINKS  (2u + GROUP_MAX)
+#define BLOCK_LINKS  (4u + GROUP_MAX)
 #define BLOCK_SITES  256u
 #define BLOCK_FAULTS 64u
 

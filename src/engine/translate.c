@@ -18,12 +18,6 @@ static void gs_store8(struct emit *e, struct hmem m, uint8_t val)
 	e1(e, val);
 }
 
-static void gs_store32(struct emit *e, struct hmem m, uint32_t val)
-{
-	e_rm(e, 0xc7, false, 0, &m);
-	e4(e, val);
-}
-
 static uint8_t *miss_stub(struct tr *t, uint32_t stub)
 {
 	uint8_t *at = t->e.p;
@@ -33,10 +27,56 @@ static uint8_t *miss_stub(struct tr *t, uint32_t stub)
 	return at;
 }
 
+/* Kinds that always leave the block, or that C always executes. */
+static bool ends_block(const struct insn *in)
+{
+	switch ((enum insn_kind)in->kind) {
+	case K_GENERIC: case K_NOP: case K_LEA: case K_BT: case K_PUSH: case K_POP: case K_LEAVE:
+	case K_PUSHF: case K_CLI: case K_STI: case K_CLD: case K_STD: case K_STAC: case K_CLAC:
+	case K_SWAPGS: case K_RDTSC: case K_RDBASE:
+		return false;
+	default:
+		return true;
+	}
+}
+
 /*
- * Layout: [ways out] IND: target and mode; SAVED: fetch mapping; attention; flags
- * back if wanted; BODY. CROSS and LOOP come from jumps with flags in the
- * processor: if the block wants them, they save first.
+ * Is the first thing that the block does with the flags that come in to put them
+ * away (for a look-up, or for an indirect jump)? Then it may as well begin with
+ * them in flsave.
+ */
+static bool begins_saved(const struct tr *t)
+{
+	for (unsigned int i = 0; i < t->n && t->live[i]; i++) {
+		const struct insn *in = &t->in[i];
+		const struct access *a = t->acc[i];
+
+		for (unsigned int k = 0; k < t->n_groups; k++)
+			if (t->groups[k].check == i)
+				return true;
+		if (in->kind == K_RET || in->kind == K_JMP_IND || in->kind == K_CALL_IND)
+			return true;
+		if (in->kind == K_GENERIC && in->has_mem && in->mem_acc && a->group < 0)
+			return true;
+		if (in->f_read || in->f_write || ends_block(in))
+			return false;
+	}
+	return false;
+}
+
+/* An entry with flags in the processor: put them away, and jump to where the caller says. */
+static uint8_t *entry_saving(struct tr *t, unsigned int which)
+{
+	t->b->entry[which] = tr_off(t);
+	t->saved = false;
+	flags_save(t);
+	return e_jcc(&t->e, -1);
+}
+
+/*
+ * IND: target; SAVED: fetch mapping, room on the return stack; BACK: mode and
+ * attention; then flags as the body wants them. CROSS, LOOP and BODY come with
+ * flags in the processor: if those are wanted, they save first, ahead of it all.
  */
 static void entries_emit(struct tr *t)
 {
@@ -45,10 +85,9 @@ static void entries_emit(struct tr *t)
 	struct hmem k = {.base = -1, .index = -1, .gs = true,
 			 .disp = (int32_t)(offsetof(struct engine_vcpu, itlb_key) +
 					   (tm * ITLB_SIZE + (tag & (ITLB_SIZE - 1))) * 8)};
-	struct hmem attn = GS_MEM(attn), mode = GS_MEM(mode);
-	bool live = t->live[0];
-	uint8_t *attn_out, *miss, *at4;
-	uint8_t *attn_check;
+	struct hmem mode = GS_MEM(mode);
+	uint8_t *attn_out, *miss, *to_saved = NULL, *to_back = NULL, *to_body = NULL;
+	bool saving = t->live[0] && begins_saved(t);
 	struct emit *e = &t->e;
 
 	if (t->split) {
@@ -59,46 +98,42 @@ static void entries_emit(struct tr *t)
 	}
 	attn_out = miss_stub(t, t->c->s_attn);
 	miss = miss_stub(t, t->c->s_miss);
+	if (t->live[0]) {
+		to_saved = entry_saving(t, ENTRY_CROSS);
+		to_back = entry_saving(t, ENTRY_LOOP);
+	}
+	if (saving)
+		to_body = entry_saving(t, ENTRY_BODY);
 	t->b->entry[ENTRY_IND] = tr_off(t);
 	e_mov_imm(e, S1, t->b->rip);
 	e_rr(e, 0x39, true, S1, S0);
-	at4 = e_jcc(e, 5);
-	e_patch(e, at4, t->c->rw + t->c->s_find);
-	e_rm(e, 0x81, false, 7, &mode);
-	e4(e, t->b->mode);
-	at4 = e_jcc(e, 5);
-	e_patch(e, at4, t->c->rw + t->c->s_find);
+	e_patch(e, e_jcc(e, 5), t->c->rw + t->c->s_find);
+	if (to_saved)
+		e_patch_here(e, to_saved);
 	t->b->entry[ENTRY_SAVED] = tr_off(t);
 	e_mov_imm(e, S0, key);
 	e_rm(e, 0x39, true, S0, &k);
-	at4 = e_jcc(e, 5);
-	e_patch(e, at4, miss);
-	attn_check = e->p;
-	e_rm(e, 0x83, true, 7, &attn); /* attn and attn_local at once */
-	e1(e, 0);
-	at4 = e_jcc(e, 5);
-	e_patch(e, at4, attn_out);
-	if (live) {
-		uint8_t *over;
-
-		t->saved = true;
-		flags_restore(t);
-		over = e_jcc(e, -1);
-		t->b->entry[ENTRY_CROSS] = tr_off(t);
-		t->saved = false;
-		flags_save(t);
-		e_jmp_to(e, t->c->rw + t->b->entry[ENTRY_SAVED]);
-		t->b->entry[ENTRY_LOOP] = tr_off(t);
-		t->saved = false;
-		flags_save(t);
-		e_jmp_to(e, attn_check);
-		e_patch_here(e, over);
-		t->saved = false;
-	} else {
+	e_patch(e, e_jcc(e, 5), miss);
+	e_rr(e, 0xf7, false, 0, H_SP); /* the return stack is half full? */
+	e4(e, RETURN_STACK / 2);
+	e_patch(e, e_jcc(e, 4), miss);
+	if (to_back)
+		e_patch_here(e, to_back);
+	t->b->entry[ENTRY_BACK] = tr_off(t);
+	e_rm(e, 0x81, true, 7, &mode); /* mode and attn at once */
+	e4(e, t->b->mode);
+	e_patch(e, e_jcc(e, 5), attn_out);
+	if (!t->live[0]) {
 		t->b->entry[ENTRY_CROSS] = t->b->entry[ENTRY_SAVED];
-		t->b->entry[ENTRY_LOOP] = (uint32_t)(attn_check - t->c->rw);
+		t->b->entry[ENTRY_LOOP] = t->b->entry[ENTRY_BACK];
 	}
-	t->b->entry[ENTRY_BODY] = tr_off(t);
+	t->saved = t->live[0];
+	if (saving) {
+		e_patch_here(e, to_body);
+	} else {
+		flags_restore(t);
+		t->b->entry[ENTRY_BODY] = tr_off(t);
+	}
 }
 
 /* ---- instructions ---- */
@@ -223,8 +258,11 @@ static bool ac_emit(struct tr *t, bool set)
 	e_rm(&t->e, 0x81, false, set ? 1 : 4, &m);
 	e4(&t->e, set ? FL_AC : ~FL_AC);
 	if (t->v->cr4 & CR4_SMAP) {
+		struct hmem mode = GS_MEM(mode);
+
 		t->mode = set ? t->mode | MODE_AC : t->mode & ~MODE_AC;
-		gs_store32(&t->e, GS_MEM(mode), t->mode);
+		e_rm(&t->e, 0x81, false, set ? 1 : 4, &mode);
+		e4(&t->e, set ? MODE_AC : ~MODE_AC);
 	}
 	return true;
 }
@@ -268,7 +306,7 @@ static bool base_emit(struct tr *t, const struct insn *in)
 
 static bool sti_emit(struct tr *t)
 {
-	struct hmem w = GS_MEM(irq_wait), l = GS_MEM(attn_local);
+	struct hmem w = GS_MEM(irq_wait), m = GS_MEM(mode);
 
 	if (!(t->mode & MODE_IOPL) || (t->mode & MODE_STEP))
 		return false;
@@ -277,7 +315,8 @@ static bool sti_emit(struct tr *t)
 	gs_store8(&t->e, GS_MEM(iff), 2);
 	gs_store8(&t->e, GS_MEM(shadow), 1);
 	e_rm(&t->e, 0x8b, false, S0, &w);
-	e_rm(&t->e, 0x89, false, S0, &l);
+	e_lea(&t->e, S0, at(S0, (int32_t)t->mode), false);
+	e_rm(&t->e, 0x89, false, S0, &m);
 	return true;
 }
 
@@ -357,19 +396,6 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 	}
 }
 
-/* Kinds that always leave the block, or that C always executes. */
-static bool ends_block(const struct insn *in)
-{
-	switch ((enum insn_kind)in->kind) {
-	case K_GENERIC: case K_NOP: case K_LEA: case K_BT: case K_PUSH: case K_POP: case K_LEAVE:
-	case K_PUSHF: case K_CLI: case K_STI: case K_CLD: case K_STD: case K_STAC: case K_CLAC:
-	case K_SWAPGS: case K_RDTSC: case K_RDBASE:
-		return false;
-	default:
-		return true;
-	}
-}
-
 /* Decode up to the end of the block, of the page or of the table. Returns guest bytes. */
 static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int room)
 {
@@ -426,7 +452,7 @@ static void body_emit(struct tr *t)
 	bool sti = false;
 
 	t->rip = t->b->rip;
-	s1_lost(t);
+	t->s1 = -1;
 	for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
 		const struct insn *in = &t->in[t->i];
 		uint8_t *start = t->e.p;
@@ -436,11 +462,11 @@ static void body_emit(struct tr *t)
 
 		t->after_sti = sti;
 		t->n_acc = 0;
-		if (!keeps_s1(in))
-			s1_lost(t);
 		for (unsigned int k = 0; k < t->n_groups; k++)
 			if (t->groups[k].check == t->i && t->groups[k].first > t->i)
 				(void)group_check_emit(t, &t->groups[k]);
+		if (!keeps_s1(in))
+			s1_lost(t);
 		if (!insn_emit(t, in)) {
 			/* nothing of it stays */
 			t->e.p = start;

@@ -35,8 +35,9 @@ struct group {
 	uint8_t scale, epoch, seg;
 	int8_t base, index; /* registers of the first access */
 	uint8_t first, check; /* its instruction; the one before which the look-up comes */
-	uint8_t n;	      /* accesses */
-	bool write, first_write, done;
+	uint8_t n;	      /* accesses to come */
+	bool write, done;
+	bool kept; /* its addend is in addend[] */
 };
 struct access {
 	int8_t group; /* -1: none */

@@ -23,6 +23,8 @@ static uint8_t entry_for(const struct tr *t, uint64_t target)
 	return target <= t->rip || t->after_sti ? ENTRY_LOOP : ENTRY_BODY;
 }
 
+#define LINK_CALL (-2) /* for cc */
+
 static void link_new(struct tr *t, int cc, uint64_t target, uint8_t entry)
 {
 	struct link *l = &t->c->links[t->c->n_links++];
@@ -30,7 +32,13 @@ static void link_new(struct tr *t, int cc, uint64_t target, uint8_t entry)
 	if (flat32(t))
 		target = (uint32_t)target;
 	*l = (struct link){.target = target, .mode = t->mode, .entry = entry};
-	l->patch = (uint32_t)(e_jcc(&t->e, cc) - t->c->rw);
+	if (cc == LINK_CALL) {
+		e1(&t->e, 0xe8);
+		e4(&t->e, 0);
+		l->patch = tr_off(t) - 4;
+	} else {
+		l->patch = (uint32_t)(e_jcc(&t->e, cc) - t->c->rw);
+	}
 	t->b->n_links++;
 }
 
@@ -62,12 +70,23 @@ void links_finish(struct tr *t)
 /* The target is in S0; flags go over in flsave. */
 static void indirect_emit(struct tr *t)
 {
-	struct hmem m = {.base = -1, .index = S1, .scale = 3, .gs = true,
-			 .disp = (int32_t)offsetof(struct engine_vcpu, jc)};
-
 	flags_save(t);
-	e_rr(&t->e, 0x0fb7, false, S1, S0);
-	e_rm(&t->e, 0xff, false, 4, &m);
+	jump_emit(&t->e, 4);
+	t->ended = true;
+}
+
+/*
+ * Behind the host's CALL: the host's RET of whatever returned comes here, its target in S0, flags
+ * in flsave.
+ */
+static void return_site_emit(struct tr *t, uint64_t next)
+{
+	struct emit *e = &t->e;
+
+	e_mov_imm(e, S1, flat32(t) ? (uint32_t)next : next);
+	e_rr(e, 0x39, true, S1, S0);
+	e_patch(e, e_jcc(e, 5), t->c->rw + t->c->s_jump);
+	link_new(t, -1, next, (next ^ t->b->rip) & PAGE_MASK_ ? ENTRY_SAVED : ENTRY_BACK);
 	t->ended = true;
 }
 
@@ -171,9 +190,14 @@ static bool pop_emit(struct tr *t, const struct insn *in)
 
 	if (in->opsize == 2 || in->has_mem || !stack_lookup(t, 0, n, false, &m))
 		return false;
-	e_rm(&t->e, 0x8b, n == 8, S2, &m);
-	rsp_add(t, (int32_t)n);
-	gpr_from(t, g, S2);
+	if (g == R_SP || host_reg(g) < 0) {
+		e_rm(&t->e, 0x8b, n == 8, S2, &m);
+		rsp_add(t, (int32_t)n);
+		gpr_from(t, g, S2);
+	} else {
+		e_rm(&t->e, 0x8b, n == 8, host_reg(g), &m);
+		rsp_add(t, (int32_t)n);
+	}
 	return true;
 }
 
@@ -265,8 +289,8 @@ static bool call_emit(struct tr *t, const struct insn *in)
 	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, word(t)))
 		return false;
 	/* wherever a look-up has left the flags: most callees do not want them */
-	link_new(t, -1, target, t->saved ? ENTRY_SAVED : ENTRY_CROSS);
-	t->ended = true;
+	link_new(t, LINK_CALL, target, t->saved ? ENTRY_SAVED : ENTRY_CROSS);
+	return_site_emit(t, next);
 	return true;
 }
 
@@ -296,7 +320,8 @@ static bool call_ind_emit(struct tr *t, const struct insn *in)
 	} else {
 		e_load(&t->e, S0, GS_MEM(tmp[0]));
 	}
-	indirect_emit(t);
+	jump_emit(&t->e, 2);
+	return_site_emit(t, next);
 	return true;
 }
 
@@ -328,7 +353,9 @@ static bool ret_emit(struct tr *t, const struct insn *in)
 		return false;
 	e_rm(&t->e, 0x8b, n == 8, S0, &m);
 	rsp_add(t, (int32_t)n + extra);
-	indirect_emit(t);
+	flags_save(t);
+	e1(&t->e, 0xc3);
+	t->ended = true;
 	return true;
 }
 

@@ -123,8 +123,7 @@ static void access_add(struct plan *p, unsigned int i, unsigned int nth, const s
 		s = &t->groups[t->n_groups++];
 		*s = (struct group){.lo = at, .hi = at + (int)size, .base_id = b.id, .index_id = x.id,
 				   .seg_id = g.id, .epoch = p->epoch, .scale = x.id ? op->scale : 0,
-				   .base = op->base, .index = op->index, .seg = op->seg, .first = (uint8_t)i,
-				   .first_write = write};
+				   .base = op->base, .index = op->index, .seg = op->seg, .first = (uint8_t)i};
 	} else {
 		s->lo = lo;
 		s->hi = hi;

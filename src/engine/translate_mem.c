@@ -132,8 +132,20 @@ static unsigned int tlb_class(const struct hmem *x)
 	return of[r] ^ (x->disp > 2047 || x->disp < -2048 ? 2u : 0u);
 }
 
+static struct hmem addend_of(int k)
+{
+	struct hmem m = GS_MEM(addend);
+
+	m.disp += 8 * k;
+	return m;
+}
+
 void s1_lost(struct tr *t)
 {
+	if (t->s1 >= 0 && t->groups[t->s1].n && !t->groups[t->s1].kept) {
+		e_store(&t->e, addend_of(t->s1), S1);
+		t->groups[t->s1].kept = true;
+	}
 	t->s1 = -1;
 }
 
@@ -170,6 +182,7 @@ static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool 
 	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]) || (value & 4095) + size > 4096)
 		return false;
 	flags_free(t);
+	s1_lost(t);
 	l = late_new(t, size, write, false, cls);
 	l->constant = true;
 	l->value = value;
@@ -183,7 +196,6 @@ static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool 
 	l->patch = e_jcc(e, 5);
 	tag.disp += 8;
 	e_load(e, S1, tag);
-	s1_lost(t);
 	return true;
 }
 
@@ -198,6 +210,7 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
 		return false;
 	flags_free(t);
+	s1_lost(t);
 	if (x->index >= 0 || x->base == S1 || x->base == S2 || x->disp > INT32_MAX - 8192 ||
 	    x->disp < INT32_MIN + 8192) {
 		e_lea(e, S0, *x, true);
@@ -221,7 +234,6 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 	l->patch = e_jcc(e, 5);
 	tag.disp += 8;
 	e_load(e, S1, tag);
-	s1_lost(t);
 	return true;
 }
 
@@ -234,11 +246,10 @@ static struct hmem group_operand(struct tr *t, struct hmem x, int k)
 		e_lea(e, S0, x, true);
 		x = at(S0, 0);
 	}
+	t->groups[k].n--;
 	if (t->s1 != k) {
-		struct hmem m = GS_MEM(addend);
-
-		m.disp += 8 * k;
-		e_load(e, S1, m);
+		s1_lost(t);
+		e_load(e, S1, addend_of(k));
 		t->s1 = k;
 	}
 	if (x.index < 0) {
@@ -247,24 +258,17 @@ static struct hmem group_operand(struct tr *t, struct hmem x, int k)
 		return x;
 	}
 	if (x.base >= 0) {
-		e_lea(e, S1, (struct hmem){.base = S1, .index = x.base}, true);
 		s1_lost(t);
+		e_lea(e, S1, (struct hmem){.base = S1, .index = x.base}, true);
 	}
 	x.base = S1;
 	return x;
 }
 
-void group_made(struct tr *t, struct group *s)
+void group_made(struct tr *t, struct group *g)
 {
-	struct hmem m = GS_MEM(addend);
-	int k = (int)(s - t->groups);
-
-	s->done = true;
-	if (s->n < 2 && s->check == s->first)
-		return;
-	m.disp += 8 * k;
-	e_store(&t->e, m, S1);
-	t->s1 = k;
+	g->done = true;
+	t->s1 = (int)(g - t->groups);
 }
 
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
@@ -298,6 +302,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 					s->write && !write, s->n > 1))
 				return false;
 			group_made(t, s);
+			s->n--;
 		}
 		x.index = S1;
 		x.scale = 0;
