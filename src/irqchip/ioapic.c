@@ -92,7 +92,7 @@ static int service(struct ioapic *io, unsigned pin, bool status)
 		io->rtc.untracked = 0;
 		ret = io->sink->deliver(io->opaque, &msg, &io->rtc);
 		/*
-		 * "Nobody there" is not "one EOI less than none" (77377064), and a CPU
+		 * "Nobody there" is not "one EOI less than none" (CVE-2014-0155), and a CPU
 		 * past the map will not be seen to EOI.
 		 */
 		io->rtc.pending = MAX(ret - io->rtc.untracked, 0);

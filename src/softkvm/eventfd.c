@@ -7,6 +7,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define OWN_FDS 512 /* the least number of our duplicates */
+
 /*
  * /proc/self/fdinfo says "eventfd-id: n" ("Documentation/filesystems/proc.rst",
  * "Eventfd files") for an eventfd and only for one.
@@ -39,7 +41,10 @@ int eventfd_hold(struct held_eventfd *e, int fd)
 {
 	int r, flags;
 
-	e->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	/* Out of the way of the caller's numbers, if we may: what it has closed stays closed. */
+	e->fd = fcntl(fd, F_DUPFD_CLOEXEC, OWN_FDS);
+	if (e->fd < 0 && errno != EBADF)
+		e->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (e->fd < 0)
 		return -errno;
 	/* Ask the duplicate: the caller's number may be another file by now. */

@@ -251,6 +251,9 @@ int virtq_pop(struct virtq *q, struct virtq_chain *c)
 	/* There are only `size` entries: an index further ahead is a lie (CVE-2016-5403). */
 	if ((uint16_t)(avail - q->next_avail) > q->size)
 		goto broken;
+	/* And what has not been returned cannot be offered again. */
+	if ((uint16_t)(q->next_avail - q->next_used) >= q->size)
+		goto broken;
 	c->head = guest_load(&q->avail->ring[q->next_avail & (q->size - 1)]);
 	if (c->head >= q->size)
 		goto broken;

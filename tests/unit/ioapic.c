@@ -423,7 +423,7 @@ static void lost_rtc_ticks_are_reported(void **state)
 	assert_int_equal(ioapic_set_line(&r.io, 8, 0, true, false), 1);
 }
 
-/* 77377064: "ignored" must not count as an EOI owed. */
+/* CVE-2014-0155: "ignored" must not count as an EOI owed. */
 static void rtc_without_a_cpu(void **state)
 {
 	struct rig r;

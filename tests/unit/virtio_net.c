@@ -318,6 +318,41 @@ static void test_bad_buffers(void **state)
 	bed_close(&b);
 }
 
+/*
+ * CVE-2021-3748: a frame over several buffers, one of which is not in memory, when the
+ * header with their number is in one that has been given up.
+ */
+static void test_bad_merged_buffer(void **state)
+{
+	static const struct segment bad[] = {
+		{ 1ull << 50, 1000, true }, { 0xfee00000, 1000, true }, { UINT64_MAX - 500, 1000, true },
+	};
+	struct bed b;
+
+	bed_open(&b, ALL);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		uint8_t *first = driver_mem(&b.d, buffer(&b, 0), 1000);
+
+		memset(first, 0x5a, 1000);
+		give(&b, 0, 1000);
+		driver_add(&b.d, RX, &bad[i], 1);
+		give(&b, 2, 1000);
+		driver_kick(&b.d, RX);
+		driver_idle(&b.d, 2);
+		(void)!arrive(&b, 2500, 3);
+		expect_broken(&b);
+		assert_int_equal(driver_used(&b.d, RX), 0);
+		driver_start(&b.d, ALL, 2, 64);
+	}
+	/* And it works as ever. */
+	give(&b, 0, 1000);
+	driver_kick(&b.d, RX);
+	driver_idle(&b.d, 2);
+	assert_true(arrive(&b, 60, 1));
+	assert_true(driver_wait(&b.d, RX, 1, 2000));
+	bed_close(&b);
+}
+
 static void test_transmit(void **state)
 {
 	struct bed b;
@@ -539,7 +574,7 @@ int main(void)
 		cmocka_unit_test(test_merged),
 		cmocka_unit_test(test_no_room),
 		cmocka_unit_test(test_too_long),
-		cmocka_unit_test(test_bad_buffers),
+		cmocka_unit_test(test_bad_buffers), cmocka_unit_test(test_bad_merged_buffer),
 		cmocka_unit_test(test_transmit),
 		cmocka_unit_test(test_no_driver),
 		cmocka_unit_test(test_pause),

@@ -367,6 +367,74 @@ static void test_rings_outside_ram(void **state)
 	assert_true(answered(f, 0));
 }
 
+/*
+ * CVE-2021-20255, CVE-2024-3446: a request whose data is a register of the device itself, so
+ * that serving it enters the device again.
+ */
+static void test_request_into_its_own_registers(void **state)
+{
+	struct fixture *f = *state;
+	const uint64_t targets[] = {
+		f->d.notify, f->d.common + VIRTIO_PCI_COMMON_STATUS, f->d.device,
+		cfg_read(f->g, SLOT, PCI_BASE_ADDRESS_1, 4) & ~15u, f->d.isr,
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(targets); i++) {
+		unsigned kicks;
+
+		start(f, MODERN);
+		kicks = f->e->v.queues[0].kicks;
+		ring_add(&f->r[0], targets[i], 5, true);
+		vpci_kick(&f->d, 0);
+		turn(f);
+		assert_true(needs_reset(f));
+		assert_in_range(f->e->v.queues[0].kicks - kicks, 0, 1);
+		assert_int_equal(f->r[0].used->idx, 0);
+		vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
+		new_rings(f);
+	}
+	start(f, MODERN);
+	ask(f, 0);
+	vpci_kick(&f->d, 0);
+	turn(f);
+	assert_true(answered(f, 0));
+}
+
+/* CVE-2024-4693: the vector for changes of the configuration changes while the device runs. */
+static void test_config_vector_changes(void **state)
+{
+	struct fixture *f = *state;
+	static const uint16_t vectors[] = {
+		NR, VIRTIO_MSI_NO_VECTOR, 0, NR, 77, NR + 1, 1, VIRTIO_MSI_NO_VECTOR, NR,
+	};
+
+	start(f, MODERN);
+	for (unsigned i = 0; i < ARRAY_SIZE(vectors); i++) {
+		bool there = vectors[i] <= NR;
+		unsigned before;
+
+		vpci_write(&f->d, VIRTIO_PCI_COMMON_MSIX, vectors[i], 2);
+		assert_int_equal(vpci_read(&f->d, VIRTIO_PCI_COMMON_MSIX, 2),
+				 there ? vectors[i] : VIRTIO_MSI_NO_VECTOR);
+		fake_kvm_serve(&f->g->k);
+		before = f->g->k.nr_msis;
+		virtio_config_changed(&f->e->v);
+		fake_kvm_serve(&f->g->k);
+		assert_int_equal(f->g->k.nr_msis - before, there ? 1 : 0);
+		if (there)
+			assert_int_equal(f->g->k.msi[f->g->k.nr_msis - 1].data, 0x40 + vectors[i]);
+	}
+	/* The queues' vectors have not suffered; and all are given back. */
+	ask(f, 0);
+	vpci_kick(&f->d, 0);
+	turn(f);
+	assert_true(answered(f, 0));
+	vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
+	vpci_write(&f->d, VIRTIO_PCI_COMMON_MSIX, 1, 2);
+	virtio_config_changed(&f->e->v);
+	vpci_write(&f->d, VIRTIO_PCI_COMMON_STATUS, 0, 1);
+}
+
 static void test_bad_request(void **state)
 {
 	struct fixture *f = *state;
@@ -707,6 +775,7 @@ int main(void)
 		T(test_no_ioeventfd_left), U(setup_line, test_intx),
 		T(test_intx_rests_under_msix), T(test_stray_kicks), T(test_queue_registers),
 		T(test_device_config), T(test_rings_outside_ram), T(test_bad_request),
+		T(test_request_into_its_own_registers), T(test_config_vector_changes),
 		T(test_reset_in_flight), T(test_pause), T(test_pause_finishes), T(test_bus_master),
 		T(test_late_bus_master), T(test_machine_reset),
 		T(test_config_window), T(test_hammered_queue),

@@ -344,8 +344,10 @@ static void test_event_idx_kicks(void **state)
 		}
 		assert_int_equal(kicks, round + 1);
 		virtq_disable_kicks(f->q);
-		for (unsigned i = 0; i < 4; i++)
+		for (unsigned i = 0; i < 4; i++) {
 			assert_int_equal(pop(f), 1);
+			virtq_push(f->q, f->c.head, 0);
+		}
 		assert_false(virtq_enable_kicks(f->q));
 	}
 	assert_int_equal(f->r.used->flags, 0);
@@ -417,6 +419,20 @@ static void test_index_backwards(void **state)
 	struct fixture *f = *state;
 
 	f->r.avail->idx = (uint16_t)-1;
+	expect_broken(f, -EINVAL);
+}
+
+/* CVE-2016-5403: requests offered over and over while the device still has them. */
+static void test_more_in_flight_than_entries(void **state)
+{
+	struct fixture *f = *state;
+
+	ring_desc(&f->r, 0, DATA, 1, 0, 0);
+	for (unsigned i = 0; i < SIZE; i++)
+		ring_offer(&f->r, 0);
+	for (unsigned i = 0; i < SIZE; i++)
+		assert_int_equal(pop(f), 1);
+	ring_offer(&f->r, 0);
 	expect_broken(f, -EINVAL);
 }
 
@@ -717,6 +733,7 @@ int main(void)
 		T(test_no_interrupt_flag), T(test_kick_flag), E(test_event_idx_calls),
 		E(test_event_idx_kicks), T(test_deferred_kicks), T(test_budget),
 		T(test_head_out_of_range), T(test_index_jump), T(test_index_backwards),
+		T(test_more_in_flight_than_entries),
 		T(test_loop), T(test_self_loop), T(test_next_out_of_range),
 		T(test_readable_after_writable), T(test_outside_ram), T(test_over_the_end),
 		T(test_address_wraps), T(test_too_many_segments), T(test_nested_indirect),
