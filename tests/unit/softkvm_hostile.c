@@ -63,8 +63,8 @@ static void test_no_local_apic(void **state)
 
 	setup(&t, 2, false);
 	assert_int_equal(notifier_create(&n, 0, 0), 0);
-	assert_true(vm_signal_msi(&t.b.vm, 0xfee00000, 0x41) < 0);
-	assert_true(vm_signal_msi(&t.b.vm, 0xfeeff000, 0x41) < 0);
+	assert_int_equal(vm_signal_msi(&t.b.vm, 0xfee00000, 0x41), -EINVAL);
+	assert_int_equal(vm_signal_msi(&t.b.vm, 0xfeeff000, 0x41), -EINVAL);
 	assert_true(vm_irq_line(&t.b.vm, 1, true) < 0);
 	assert_true(vm_irq_line_status(&t.b.vm, 1, true, &status) < 0);
 	assert_true(vm_set_routes(&t.b.vm, &route, 1) < 0);
@@ -133,6 +133,8 @@ static void test_highest_id(void **state)
 	teardown(&t);
 }
 
+#define LAST 0x200000ull
+
 /* CVE-2013-6368 and its kind: a page shared with the guest that does not lie in its memory whole. */
 static void test_shared_pages_at_the_end(void **state)
 {
@@ -141,17 +143,17 @@ static void test_shared_pages_at_the_end(void **state)
 		MSR_KVM_STEAL_TIME, MSR_KVM_PV_EOI_EN, MSR_KVM_ASYNC_PF_EN, MSR_KVM_ASYNC_PF_INT,
 	};
 	static const uint64_t at[] = {
-		BARE_MEM_SIZE - 1, BARE_MEM_SIZE - 4, BARE_MEM_SIZE - 32, BARE_MEM_SIZE - 64 + 8, BARE_MEM_SIZE,
-		0xfff, 0xffffffff, 1ull << 36, 0xfee00000, 0x8000000000000000ull, UINT64_MAX - 63, UINT64_MAX - 3,
-		UINT64_MAX,
+		LAST + 4096 - 1, LAST + 4096 - 4, LAST + 4096 - 12, LAST + 4096 - 32, LAST + 4096 - 64 + 8,
+		LAST + 4096, 0xfff, 0xffffffff, 1ull << 36, 0xfee00000, 0x8000000000000000ull, UINT64_MAX - 63,
+		UINT64_MAX - 3, UINT64_MAX,
 	};
+	uint8_t *two = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct bed t;
-	uint8_t *guard;
 
+	assert_true(two != MAP_FAILED);
 	setup(&t, 1, true);
-	/* What lies behind the guest's memory in ours. */
-	guard = mmap(t.b.mem + BARE_MEM_SIZE, 4096, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	/* The guest's last page; the one behind it is ours. */
+	assert_int_equal(vm_set_memory(&t.b.vm, 1, LAST, 4096, two, 0), 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++)
 		for (unsigned k = 0; k < ARRAY_SIZE(at); k++)
 			for (unsigned low = 0; low < 2; low++) {
@@ -159,14 +161,13 @@ static void test_shared_pages_at_the_end(void **state)
 				assert_true(vm_signal_msi(&t.b.vm, 0xfee00000, 0x41) >= 0);
 				runs(&t);
 			}
-	for (unsigned i = 0; guard != MAP_FAILED && i < 4096; i++)
-		assert_int_equal(guard[i], 0);
-	if (guard != MAP_FAILED)
-		munmap(guard, 4096);
+	for (unsigned i = 4096; i < 8192; i++)
+		assert_int_equal(two[i], 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++)
 		(void)!set_msr(&t.b.cpus[0], msrs[i], 0);
 	runs(&t);
 	teardown(&t);
+	munmap(two, 8192);
 }
 
 /* CVE-2013-6367: the timer's count, read at every moment of a timer that never had one. */
