@@ -3,6 +3,7 @@
 #include "softkvm/softkvm.h"
 #include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 void accel_probe(struct accel *a, const char *sysfs)
 {
@@ -43,6 +44,20 @@ enum accel_choice accel_choose(const struct accel *a, struct err *why)
 	return ACCEL_KVM;
 }
 
+/* BELFRY_REBUILD=N, for tests: take the VM apart and rebuild it every N exits. */
+static int wrap(struct kvmapi *api, struct err *e)
+{
+	const char *s = getenv("BELFRY_REBUILD");
+	struct kvmapi inner = *api;
+	uint64_t every;
+
+	if (!s)
+		return 0;
+	if (number_parse(s, 1, UINT64_MAX, &every))
+		return err_set(e, -EINVAL, "BELFRY_REBUILD=%s: must be a number of exits", s);
+	return rebuild_create(api, &inner, every, e);
+}
+
 int accel_open(enum accel_choice choice, const struct log *log, struct kvmapi *out, struct err *e)
 {
 	struct softkvm_config c;
@@ -50,16 +65,29 @@ int accel_open(enum accel_choice choice, const struct log *log, struct kvmapi *o
 
 	*out = (struct kvmapi){ .ops = &dev_kvm_ops };
 	if (choice != ACCEL_SOFT)
-		return 0;
+		return wrap(out, e);
 	softkvm_config_init(&c, true);
 	c.log = log;
 	out->ops = &softkvm_ops;
 	r = softkvm_create(&out->ctx, &c);
-	return r ? err_set(e, r, "cannot set up softkvm: %s", strerror(-r)) : 0;
+	if (r)
+		return err_set(e, r, "cannot set up softkvm: %s", strerror(-r));
+	r = wrap(out, e);
+	if (r)
+		softkvm_destroy(out->ctx);
+	return r;
 }
 
 void accel_close(struct kvmapi *api)
 {
+	if (rebuild_is(api)) {
+		uint64_t done, put_off;
+
+		rebuild_figures(api, &done, &put_off);
+		fprintf(stderr, "belfry: rebuilt %llu times, put off %llu times\n",
+			(unsigned long long)done, (unsigned long long)put_off);
+		rebuild_destroy(api);
+	}
 	if (api->ops == &softkvm_ops)
 		softkvm_destroy(api->ctx);
 	api->ops = NULL;

@@ -33,6 +33,20 @@ struct kvmapi {
 /* The kernel's KVM. ctx: path of the device node (const char *), NULL for /dev/kvm. */
 extern const struct kvmapi_ops dev_kvm_ops;
 
+/*
+ * A seam over another one, for tests: every `every` exits the whole VM is read
+ * through the API, rebuilt from that, and the old one destroyed (rebuild.c). The
+ * VMM above sees an EINTR. A VM that did what cannot be read back or done again (a
+ * dirty log, an ioctl not known here) is left as it is. One mapping a vCPU.
+ */
+int rebuild_create(struct kvmapi *out, const struct kvmapi *inner, uint64_t every,
+		   struct err *e) __must_check;
+bool rebuild_is(const struct kvmapi *api);
+/* How often so far; and how often a vCPU did not come out of the VMM, so that it was put off. */
+void rebuild_figures(const struct kvmapi *api, uint64_t *done, uint64_t *put_off);
+/* After everything made on it was closed. *api becomes the inner one. */
+void rebuild_destroy(struct kvmapi *api);
+
 /* ---- system ---------------------------------------------------------- */
 
 struct sys {
@@ -51,6 +65,8 @@ void sys_close(struct sys *s);
 int sys_check_extension(struct sys *s, unsigned cap);
 /* KVM_GET_SUPPORTED_CPUID. The caller frees *out with free(). */
 int sys_supported_cpuid(struct sys *s, struct kvm_cpuid2 **out) __must_check;
+/* KVM_GET_MSR_INDEX_LIST. The caller frees *out with free(). */
+int sys_msr_list(struct sys *s, struct kvm_msr_list **out) __must_check;
 
 /* A capability by name, for messages and `belfry doctor`. */
 struct cap_info {
@@ -174,9 +190,31 @@ int vcpu_set_xcrs(struct vcpu *v, const struct kvm_xcrs *x) __must_check;
 int vcpu_get_debugregs(struct vcpu *v, struct kvm_debugregs *d) __must_check;
 int vcpu_set_debugregs(struct vcpu *v, const struct kvm_debugregs *d) __must_check;
 int vcpu_set_signal_mask(struct vcpu *v, const void *sigset, unsigned len) __must_check;
+int vcpu_get_xsave(struct vcpu *v, struct kvm_xsave *x) __must_check;
+int vcpu_set_xsave(struct vcpu *v, const struct kvm_xsave *x) __must_check;
+/* KVM_GET_TSC_KHZ, 0 if the KVM half cannot tell. */
+uint32_t vcpu_get_tsc_khz(struct vcpu *v);
 /* Inject a vector (KVM_INTERRUPT): full user-space irqchip only. -EEXIST: one is queued. */
 int vcpu_interrupt(struct vcpu *v, unsigned vector) __must_check;
 int vcpu_nmi(struct vcpu *v) __must_check;
+
+/*
+ * All of the above at once (state.c), with the nr_msrs MSRs of the list that this
+ * KVM half has; the time stamp counter, if it is one of them, is loaded as it would
+ * be now. While the vCPU does not run and has no access in flight. Loading into a
+ * vCPU with the same CPUID; -errno of the first call that failed, then the vCPU has
+ * part of the state.
+ */
+struct vcpu_state;
+int vcpu_state_save(struct vcpu *v, const uint32_t *msrs, unsigned nr_msrs,
+		    struct vcpu_state **out) __must_check;
+int vcpu_state_load(struct vcpu *v, const struct vcpu_state *s) __must_check;
+void vcpu_state_free(struct vcpu_state *s);
+
+/* The in-kernel PICs, IOAPIC and PIT (if there is one), likewise. Freed by free(). */
+struct chips_state;
+int vm_chips_save(struct vm *vm, struct chips_state **out) __must_check;
+int vm_chips_load(struct vm *vm, const struct chips_state *s) __must_check;
 
 /* "KVM_EXIT_IO" and so on; "unknown" for a number that has no name. */
 const char *vcpu_exit_name(unsigned reason);

@@ -132,3 +132,24 @@ int sys_supported_cpuid(struct sys *s, struct kvm_cpuid2 **out)
 		nr *= 2;
 	}
 }
+
+int sys_msr_list(struct sys *s, struct kvm_msr_list **out)
+{
+	struct kvm_msr_list probe = { 0 }, *l;
+	int r = api_ioctl(&s->api, s->fd, KVM_GET_MSR_INDEX_LIST, (uintptr_t)&probe);
+
+	/* -E2BIG tells how many there are. */
+	if (r < 0 && r != -E2BIG)
+		return r;
+	l = calloc(1, sizeof(*l) + probe.nmsrs * sizeof(l->indices[0]));
+	if (!l)
+		return -ENOMEM;
+	l->nmsrs = probe.nmsrs;
+	r = api_ioctl(&s->api, s->fd, KVM_GET_MSR_INDEX_LIST, (uintptr_t)l);
+	if (r < 0) {
+		free(l);
+		return r;
+	}
+	*out = l;
+	return 0;
+}

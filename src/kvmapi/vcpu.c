@@ -143,6 +143,23 @@ int vcpu_set_debugregs(struct vcpu *v, const struct kvm_debugregs *d)
 	return vcpu_ioctl(v, KVM_SET_DEBUGREGS, d);
 }
 
+int vcpu_get_xsave(struct vcpu *v, struct kvm_xsave *x)
+{
+	return vcpu_ioctl(v, KVM_GET_XSAVE, x);
+}
+
+int vcpu_set_xsave(struct vcpu *v, const struct kvm_xsave *x)
+{
+	return vcpu_ioctl(v, KVM_SET_XSAVE, x);
+}
+
+uint32_t vcpu_get_tsc_khz(struct vcpu *v)
+{
+	int r = vcpu_ioctl(v, KVM_GET_TSC_KHZ, NULL);
+
+	return r > 0 ? (uint32_t)r : 0;
+}
+
 int vcpu_set_signal_mask(struct vcpu *v, const void *sigset, unsigned len)
 {
 	struct {

@@ -8,6 +8,20 @@
 #define KICK_SIGNAL SIGRTMIN
 #define MAX_FINISH  4096
 
+/* MSRs that a reset must put back and KVM does not hold elsewhere. */
+static const uint32_t reset_msrs[] = {
+	0x174, 0x175, 0x176,                                    /* SYSENTER */
+	0x1a0,                                                  /* MISC_ENABLE */
+	0x277,                                                  /* PAT */
+	0x2ff,                                                  /* MTRR default type */
+	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,         /* STAR, LSTAR, CSTAR, FMASK */
+	0xc0000102,                                             /* KERNEL_GS_BASE */
+	0xc0000103,                                             /* TSC_AUX */
+	0x6e0,                                                  /* TSC deadline */
+	0x4b564d00, 0x4b564d01,                                 /* kvmclock */
+	0x4b564d02, 0x4b564d03, 0x4b564d04,                     /* async PF, steal time, PV EOI */
+};
+
 static void on_kick(int sig)
 {
 	/* Its arrival is all: KVM_RUN returns with EINTR. */
@@ -36,7 +50,7 @@ int cpu_create(struct cpu *c, struct machine *m, unsigned index, const struct kv
 		(void)err_set(e, r, "KVM refuses the CPUID of vCPU %u: %s", index, strerror(-r));
 		goto close_vcpu;
 	}
-	r = cpu_state_save(&c->vcpu, &c->power_on);
+	r = vcpu_state_save(&c->vcpu, reset_msrs, ARRAY_SIZE(reset_msrs), &c->power_on);
 	if (r) {
 		(void)err_set(e, r, "cannot read the state of vCPU %u: %s", index, strerror(-r));
 		goto close_vcpu;
@@ -50,7 +64,7 @@ int cpu_create(struct cpu *c, struct machine *m, unsigned index, const struct kv
 	return 0;
 
 free_state:
-	cpu_state_free(c->power_on);
+	vcpu_state_free(c->power_on);
 close_vcpu:
 	vcpu_close(&c->vcpu);
 	c->machine = NULL;
@@ -200,7 +214,7 @@ void cpu_destroy(struct cpu *c)
 	}
 	region_reader_del(c->machine->map, &c->reader);
 	vcpu_close(&c->vcpu);
-	cpu_state_free(c->power_on);
+	vcpu_state_free(c->power_on);
 	pthread_cond_destroy(&c->cond);
 	mutex_destroy(&c->lock);
 	c->machine = NULL;
@@ -208,5 +222,5 @@ void cpu_destroy(struct cpu *c)
 
 int cpu_reset(struct cpu *c)
 {
-	return cpu_state_load(&c->vcpu, c->power_on);
+	return vcpu_state_load(&c->vcpu, c->power_on);
 }

@@ -16,14 +16,13 @@
 #include <pthread.h>
 
 struct machine;
-struct cpu_state; /* private: everything KVM lets one read of a vCPU */
 
 struct cpu {
 	struct machine *machine;
 	unsigned index;
 	struct vcpu vcpu;
 	struct region_reader reader;
-	struct cpu_state *power_on;
+	struct vcpu_state *power_on; /* loaded at reset */
 	pthread_t thread;
 	bool has_thread;
 	/* under `lock` */

@@ -19,13 +19,4 @@ bool cpu_is_held(struct cpu *c);
 int cpuid_set(struct vcpu *v, const struct kvm_cpuid2 *supported, unsigned index, unsigned cpus)
 	__must_check;
 
-/* cpu_state.c: everything KVM lets us read, taken at power-on and loaded at reset. */
-int cpu_state_save(struct vcpu *v, struct cpu_state **out) __must_check;
-int cpu_state_load(struct vcpu *v, const struct cpu_state *s) __must_check;
-void cpu_state_free(struct cpu_state *s);
-
-/* chips.c: the VM's in-kernel PICs, IOAPIC and PIT, likewise. Freed by free(). */
-int chips_save(struct vm *vm, struct chips_state **out) __must_check;
-int chips_load(struct vm *vm, const struct chips_state *s) __must_check;
-
 #endif

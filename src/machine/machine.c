@@ -113,7 +113,7 @@ int machine_create(struct machine **out, const struct machine_config *c, const s
 		(void)err_set(e, r, "KVM refuses the interrupt routes: %s", strerror(-r));
 		goto destroy_map;
 	}
-	r = chips_save(&m->vm, &m->power_on_chips);
+	r = vm_chips_save(&m->vm, &m->power_on_chips);
 	if (r) {
 		(void)err_set(e, r, "cannot read the interrupt controllers: %s", strerror(-r));
 		goto destroy_irq;
@@ -267,7 +267,7 @@ static int machine_reset(struct machine *m, struct err *e)
 		if (r)
 			return err_set(e, r, "cannot reset vCPU %u: %s", i, strerror(-r));
 	}
-	r = chips_load(&m->vm, m->power_on_chips);
+	r = vm_chips_load(&m->vm, m->power_on_chips);
 	if (r)
 		return err_set(e, r, "cannot reset the interrupt controllers: %s", strerror(-r));
 	r = machine_set_up(m, e);

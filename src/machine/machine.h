@@ -36,7 +36,6 @@ struct machine_config {
 	int log_fd;
 };
 
-struct chips_state; /* private: the in-kernel chips' state */
 
 /* Why machine_run() came back; also what the guest or the operator asks for. */
 enum machine_outcome {
