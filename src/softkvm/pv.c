@@ -126,8 +126,10 @@ void pv_update_clock(struct soft_vcpu *v)
 	t.tsc_timestamp = tsc + engine_get_tsc_offset(v->cpu);
 	t.system_time = ns + (uint64_t)READ_ONCE(v->vm->clock_offset);
 	tsc_pvclock_scale(v->tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
-	t.version = v->pv.clock_version += 2;
-	t.version--;
+	/* Odd while it is written: another CPU may be reading it, or be stopped in the middle of that. */
+	if (guest_read(mem, gpa, &t.version, sizeof(t.version)))
+		return;
+	t.version = (t.version + 1) | 1;
 	if (guest_write(mem, gpa, &t.version, sizeof(t.version)))
 		return;
 	(void)!guest_write(mem, gpa, &t, sizeof(t));

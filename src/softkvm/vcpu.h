@@ -24,7 +24,6 @@
 
 struct vcpu_pv {
 	uint64_t system_time_msr, steal_msr, eoi_msr, poll_msr;
-	uint32_t clock_version;
 	bool clock_paused;
 	uint64_t steal_last; /* run delay when last accounted */
 	uint64_t steal_read; /* when that was */

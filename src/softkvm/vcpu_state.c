@@ -379,6 +379,9 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 	/* Without a local APIC an injected interrupt is one of KVM_INTERRUPT. */
 	if (!v->has_lapic)
 		v->user_vector = e->interrupt.injected ? e->interrupt.nr : -1;
+	/* It ends a halt. */
+	if (ev.nmi.pending)
+		vcpu_request(v, REQ_NMI);
 	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR && v->has_lapic)
 		v->lapic.sipi_vector = (uint8_t)e->sipi_vector;
 	return 0;
@@ -402,9 +405,10 @@ int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, u
 
 void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m)
 {
+	bool unhalted = v->unhalted || atomic_load(&v->requests) & REQ_UNHALT;
+
 	vcpu_accept_apic_events(v);
-	m->mp_state = v->mp_state == KVM_MP_STATE_HALTED && v->unhalted ? KVM_MP_STATE_RUNNABLE
-									: v->mp_state;
+	m->mp_state = v->mp_state == KVM_MP_STATE_HALTED && unhalted ? KVM_MP_STATE_RUNNABLE : v->mp_state;
 }
 
 int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
