@@ -24,8 +24,6 @@
 #define MAX_NUDGES   500u /* then the VMM holds one back, and this time passes */
 #define PAGE	     4096u
 
-struct rb_vm;
-
 struct rb_vcpu {
 	struct rb_vm *vm;
 	int fd;			/* what the VMM holds, -1: closed */

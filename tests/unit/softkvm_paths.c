@@ -2,49 +2,26 @@
  * tests/kvm/paths.c on softkvm: every kick and call path through the machine,
  * the same guests and the same expectations as on the kernel's KVM.
  */
+#include "../lib/check.h"
 #include "softkvm/softkvm.h"
 
 /* One context for all machines of the process, as the kernel is one. */
-static void *soft_context(void)
+static const struct kvmapi *kvm_half(void)
 {
-	static void *ctx;
+	static struct kvmapi soft = { .ops = &softkvm_ops };
 	struct softkvm_config c;
 
 	softkvm_config_init(&c, true); /* BELFRY_APICV=off tries the other way */
-	if (!ctx && softkvm_create(&ctx, &c))
-		return NULL;
-	return ctx;
+	if (!soft.ctx && softkvm_create(&soft.ctx, &c))
+		fail_msg("no memory");
+	return &soft;
 }
 
-static int ctx_open(void *ctx)
+static int kvm_half_done(void **state)
 {
-	return softkvm_ops.open(soft_context());
+	softkvm_destroy(kvm_half()->ctx);
+	return 0;
 }
 
-static int ctx_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
-{
-	return softkvm_ops.ioctl(soft_context(), fd, request, arg);
-}
-
-static int ctx_mmap(void *ctx, int fd, size_t size, void **out)
-{
-	return softkvm_ops.mmap(soft_context(), fd, size, out);
-}
-
-static int ctx_munmap(void *ctx, void *p, size_t size)
-{
-	return softkvm_ops.munmap(soft_context(), p, size);
-}
-
-static int ctx_close(void *ctx, int fd)
-{
-	return softkvm_ops.close(soft_context(), fd);
-}
-
-static const struct kvmapi_ops ctx_ops = {
-	.name = "soft", .open = ctx_open, .ioctl = ctx_ioctl, .mmap = ctx_mmap,
-	.munmap = ctx_munmap, .close = ctx_close,
-};
-
-#define dev_kvm_ops ctx_ops
+#define KVM_HALF
 #include "../kvm/paths.c"
