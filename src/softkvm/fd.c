@@ -137,6 +137,17 @@ struct soft_file *file_get(struct softkvm *ctx, int fd, bool trusted)
 	return f;
 }
 
+void file_each(struct softkvm *ctx, void (*fn)(struct soft_file *f, void *arg), void *arg)
+{
+	struct fd_table *t = &ctx->fds;
+
+	pthread_rwlock_rdlock(&t->lock);
+	for (unsigned h = 0; h < ARRAY_SIZE(t->hash); h++)
+		for (struct soft_file *f = t->hash[h]; f; f = f->next)
+			fn(f, arg);
+	pthread_rwlock_unlock(&t->lock);
+}
+
 static void unhash_locked(struct fd_table *t, struct soft_file *f)
 {
 	struct soft_file **at = &t->hash[hash_of(f->ino)];

@@ -73,6 +73,8 @@ void file_put(struct soft_file *f);
 
 /* close(2) one fd of ours, or any; releases what has no holder left. -EBADF. */
 int file_close(struct softkvm *ctx, int fd);
+/* Call fn for each file there is; it must not take or release one. */
+void file_each(struct softkvm *ctx, void (*fn)(struct soft_file *f, void *arg), void *arg);
 /* Release all files whose fds were closed without us. */
 void file_reap(struct softkvm *ctx);
 

@@ -95,6 +95,27 @@ static void *context(void)
 	return atomic_load_explicit(&pre.ctx, memory_order_acquire);
 }
 
+/* What is ours must not be left half-way: pthread_cancel() waits until it is done. */
+struct cancel {
+	int state, type;
+};
+
+static struct cancel hold_cancel(void)
+{
+	struct cancel old;
+
+	(void)pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &old.type);
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old.state);
+	return old;
+}
+
+/* The type last: acting on it the C library gives the thread's result, on the state it may not. */
+static void let_cancel(struct cancel old)
+{
+	(void)pthread_setcancelstate(old.state, NULL);
+	(void)pthread_setcanceltype(old.type, NULL);
+}
+
 static int fail(int r)
 {
 	if (r >= 0)
@@ -105,14 +126,14 @@ static int fail(int r)
 
 static int open_node(int flags)
 {
+	struct cancel cancel = hold_cancel();
 	int fd;
 
 	(void)pthread_once(&pre.ctx_once, make_context);
-	if (!context())
-		return fail(-ENOMEM);
-	fd = softkvm_ops.open(context());
+	fd = context() ? softkvm_ops.open(context()) : -ENOMEM;
 	if (fd >= 0 && !(flags & O_CLOEXEC))
 		(void)fcntl(fd, F_SETFD, 0);
+	let_cancel(cancel);
 	return fail(fd);
 }
 
@@ -222,6 +243,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	void *ctx = context();
 	va_list ap;
 	uintptr_t arg;
+	struct cancel cancel;
 	int r;
 
 	va_start(ap, request);
@@ -231,7 +253,9 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	if (!ctx || _IOC_TYPE(request) != KVMIO)
 		return preload_libc()->ioctl(fd, request, arg);
 	/* The caller's int may have been sign-extended on its way here. */
+	cancel = hold_cancel();
 	r = softkvm_ops.ioctl(ctx, fd, (uint32_t)request, arg);
+	let_cancel(cancel);
 	if (r == -ENOTTY && !softkvm_owns_fd(ctx, fd))
 		return pre.libc.ioctl(fd, request, arg);
 	return fail(r);
@@ -240,6 +264,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	void *ctx = context(), *p;
+	struct cancel cancel;
 	int r;
 
 	if (fd < 0 || (flags & MAP_ANONYMOUS) || !(flags & MAP_SHARED) || !ctx ||
@@ -249,7 +274,9 @@ EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off
 		errno = EINVAL;
 		return MAP_FAILED;
 	}
+	cancel = hold_cancel();
 	r = softkvm_ops.mmap(ctx, fd, len, &p);
+	let_cancel(cancel);
 	if (r) {
 		errno = -r;
 		return MAP_FAILED;
@@ -263,10 +290,24 @@ EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off_t o
 EXPORT int close(int fd)
 {
 	void *ctx = context();
+	struct cancel cancel;
+	int r;
 
 	if (!ctx || !softkvm_owns_fd(ctx, fd))
 		return preload_libc()->close(fd);
-	return fail(softkvm_ops.close(ctx, fd));
+	cancel = hold_cancel();
+	r = softkvm_ops.close(ctx, fd);
+	let_cancel(cancel);
+	return fail(r);
+}
+
+EXPORT int pthread_cancel(pthread_t thread)
+{
+	int r = preload_libc()->pthread_cancel(thread);
+
+	if (!r && context())
+		softkvm_cancelled(context(), thread);
+	return r;
 }
 
 EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)

@@ -8,6 +8,7 @@
 
 #include "base/base.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -20,6 +21,7 @@
 /* Every call that is intercepted, but for the names that are only others' aliases. */
 #define PRELOAD_CALLS(X)                                                                          \
 	X(open) X(openat) X(fopen) X(ioctl) X(mmap) X(munmap) X(close) X(sigaction)               \
+	X(pthread_cancel)                                                                         \
 	X(access) X(eaccess) X(faccessat) X(stat) X(lstat) X(fstatat) X(statx)
 
 /* The C library's. */

@@ -19,7 +19,7 @@ struct softkvm_config {
 	 * or set IRR, kick the vCPU out of guest execution and inject on entry.
 	 */
 	bool no_apicv;
-	/* How long a halted vCPU polls at most before it blocks, ns: as long as its waits are short. */
+	/* How long a halted vCPU polls before it blocks, ns. */
 	uint64_t halt_poll_ns;
 	/* MiB that the translated code of a VM may take; 0: the engine's default. */
 	uint32_t code_mib;
@@ -72,5 +72,11 @@ struct sigaction;
  * thread, signal handlers included. Errors: those of sigaction(2).
  */
 int softkvm_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
+
+/*
+ * The thread is cancelled: if it is in KVM_RUN, or when it next gets there, that ends
+ * with EINTR. For a caller that holds cancellation back while it is in a call of ours.
+ */
+void softkvm_cancelled(void *ctx, pthread_t thread);
 
 #endif

@@ -365,6 +365,46 @@ static void test_kick(void **state)
 	kick_late(install_by_signal);
 }
 
+static void *run_until_cancelled(void *arg)
+{
+	struct guest *g = arg;
+
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+	while (g)
+		ioctl(g->cpu, KVM_RUN, 0);
+	return NULL;
+}
+
+/* A thread that is cancelled in KVM_RUN goes, and leaves nothing locked or waited for. */
+static void cancel_one(const void *code, size_t len, int started)
+{
+	struct kvm_userspace_memory_region none = { 0 };
+	struct guest g;
+	pthread_t t;
+	void *r;
+
+	guest_create(&g, code, len);
+	assert_int_equal(pthread_create(&t, NULL, run_until_cancelled, &g), 0);
+	while (started && !*(volatile uint16_t *)(g.mem + 0x2000))
+		usleep(100);
+	assert_int_equal(pthread_cancel(t), 0);
+	pthread_join(t, &r);
+	assert_ptr_equal(r, PTHREAD_CANCELED);
+	assert_int_equal(ioctl(g.vm, KVM_SET_USER_MEMORY_REGION, &none), 0);
+	guest_destroy(&g);
+}
+
+static void test_cancel(void **state)
+{
+	static const uint8_t count_for_ever[] = { 0xff, 0x06, 0x00, 0x20, 0xeb, 0xfa };
+	static const uint8_t count_by_exits[] = { 0xff, 0x06, 0x00, 0x20, 0xe6, 0x80, 0xeb, 0xf8 };
+
+	for (unsigned i = 0; i < 50; i++) {
+		cancel_one(count_for_ever, sizeof(count_for_ever), i % 2);
+		cancel_one(count_by_exits, sizeof(count_by_exits), i % 2);
+	}
+}
+
 static sigjmp_buf fault;
 static _Atomic unsigned faults;
 
@@ -416,7 +456,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_look), cmocka_unit_test(test_others),
 		cmocka_unit_test(test_fds), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
-		cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_cancel), cmocka_unit_test(test_faults),
 	};
 
 	alarm(100); /* a kick that is lost */
