@@ -319,6 +319,7 @@ struct engine_vcpu {
 #define FEAT_LM	     (1u << 3)
 #define FEAT_NX	     (1u << 4)
 #define FEAT_SSE42   (1u << 5)
+#define FEAT_AMD     (1u << 6) /* the vendor: some MSRs have 32 bits */
 
 #define REQ_TLB	 (1u << 8)  /* attn: requests in req[] */
 
@@ -430,6 +431,7 @@ struct slot {
 	uint8_t *host;
 	uint32_t flags;
 	uint64_t *dirty;
+	bool passed_on;		 /* words are a newer map's */
 	_Atomic uint64_t *words; /* a page: vCPUs with code (low half), with a write tag (high) */
 };
 struct slot_map {

@@ -120,6 +120,9 @@ void features_update(struct engine_vcpu *v)
 		if (guest_has(v, feats[i].leaf, 0, feats[i].reg, feats[i].bit) &&
 		    (feats[i].feat == FEAT_1G || host_has(feats[i].leaf, 0, feats[i].reg, feats[i].bit)))
 			v->feat |= feats[i].feat;
+	v->ops->cpuid(v->cpu, 0, 0, r);
+	if (r[1] == 0x68747541 || r[1] == 0x6f677948) /* AuthenticAMD, HygonGenuine */
+		v->feat |= FEAT_AMD;
 	v->ops->cpuid(v->cpu, 0x80000008, 0, r);
 	unsigned int bits = r[0] & 0xff;
 

@@ -202,8 +202,51 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 static void map_free(struct slot_map *m)
 {
 	for (unsigned int i = 0; m && i < m->n; i++)
-		free((void *)m->slot[i].words);
+		if (!m->slot[i].passed_on)
+			free((void *)m->slot[i].words);
 	free(m);
+}
+
+/*
+ * Page words for m's first n slots: those of the map before, where it has the same
+ * slot (what is noted there stays true enough: who has no tag or code any more is
+ * asked once for nothing), else new ones. -ENOMEM: m is as it was.
+ */
+static int words_take(struct slot_map *m, unsigned int n, struct slot_map *before)
+{
+	struct slot *o = before ? before->slot : NULL, *end = before ? o + before->n : NULL;
+
+	for (struct slot *s = m->slot; s < m->slot + n; s++) {
+		while (o < end && o->gpa < s->gpa)
+			o++;
+		if (o < end && o->gpa == s->gpa && o->size == s->size && o->host == s->host) {
+			s->words = o->words;
+			o->passed_on = true;
+			continue;
+		}
+		s->words = calloc(s->size >> 12, sizeof(uint64_t));
+		if (s->words)
+			continue;
+		for (struct slot *d = m->slot; d < s; d++) {
+			for (o = before ? before->slot : NULL; o < end && o->words != d->words; o++)
+				;
+			if (o < end)
+				o->passed_on = false;
+			else
+				free((void *)d->words);
+		}
+		return -ENOMEM;
+	}
+	m->n = n;
+	return 0;
+}
+
+static bool is_sorted(const struct slot_map *m, unsigned int n)
+{
+	for (unsigned int i = 1; i < n; i++)
+		if (m->slot[i].gpa < m->slot[i - 1].gpa)
+			return false;
+	return true;
 }
 
 void engine_vm_destroy(struct engine_vm *vm)
@@ -275,11 +318,12 @@ static void all_sync_locked(struct engine_vm *vm, uint8_t kind)
 int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, unsigned int n,
 			struct err *e)
 {
-	struct slot_map *m = calloc(1, sizeof(*m) + n * sizeof(struct slot)), *old;
+	struct slot_map *m = malloc(sizeof(*m) + n * sizeof(struct slot)), *old;
 	int r = -EINVAL;
 
 	if (!m)
 		return err_set(e, -ENOMEM, "cannot allocate a memory map of %u slots", n);
+	m->n = 0;
 	for (unsigned int i = 0; i < n; i++) {
 		const struct engine_slot *s = &slots[i];
 
@@ -291,21 +335,21 @@ int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, u
 		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host,
 					   .flags = s->flags, .dirty = s->dirty};
 	}
-	qsort(m->slot, n, sizeof(struct slot), slot_order);
+	if (!is_sorted(m, n))
+		qsort(m->slot, n, sizeof(struct slot), slot_order);
 	for (unsigned int i = 1; i < n; i++)
 		if (m->slot[i].gpa - m->slot[i - 1].gpa < m->slot[i - 1].size) {
 			err_set(e, r, "memory slots overlap at %#llx", (unsigned long long)m->slot[i].gpa);
 			goto free_map;
 		}
-	for (; m->n < n; m->n++) {
-		m->slot[m->n].words = calloc(m->slot[m->n].size >> 12, sizeof(uint64_t));
-		if (!m->slot[m->n].words) {
-			r = err_set(e, -ENOMEM, "cannot allocate page words");
-			goto free_map;
-		}
-	}
 	mutex_lock(&vm->lock);
 	old = vm->map;
+	r = words_take(m, n, old);
+	if (r) {
+		mutex_unlock(&vm->lock);
+		(void)err_set(e, r, "cannot allocate page words");
+		goto free_map;
+	}
 	__atomic_store_n(&vm->map, m, __ATOMIC_RELEASE);
 	all_sync_locked(vm, RQ_NEW_MAP);
 	/* a vCPU outside of engine_run() still names the old map: it handles the request

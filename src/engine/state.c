@@ -369,8 +369,16 @@ static bool pat_valid(uint64_t val)
 	return true;
 }
 
+/* APM vol. 2, "System-Call Extensions" and "TSC_AUX": AMD's have 32 bits and drop the others. */
+static bool is_short_on_amd(uint32_t index)
+{
+	return index == MSR_TSC_AUX || index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+}
+
 int msr_write(struct engine_vcpu *v, uint32_t index, uint64_t val, bool host)
 {
+	if ((v->feat & FEAT_AMD) && is_short_on_amd(index))
+		val = (uint32_t)val;
 	switch (index) {
 	case MSR_TSC:
 		v->tsc_offset = val - host_tsc();

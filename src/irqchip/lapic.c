@@ -162,6 +162,12 @@ void lapic_set_cmci(struct lapic *l, bool cmci)
 	set_version(l);
 }
 
+void lapic_set_x2apic_api(struct lapic *l, bool ids_32, bool no_broadcast_quirk)
+{
+	__atomic_store_n(&l->config.x2apic_ids_32, ids_32, __ATOMIC_RELAXED);
+	__atomic_store_n(&l->config.no_broadcast_quirk, no_broadcast_quirk, __ATOMIC_RELAXED);
+}
+
 int lapic_set_base(struct lapic *l, uint64_t value, bool host)
 {
 	uint64_t old = base_get(l);
@@ -430,7 +436,7 @@ void lapic_save(const struct lapic *l, uint64_t now, struct kvm_lapic_state *out
 	store_le32(regs + LAPIC_TMCCT, timer_current_count(l, now));
 	if (!lapic_x2apic_mode(l))
 		return;
-	if (!l->config.x2apic_ids_32)
+	if (!lapic_ids_32(l))
 		store_le32(regs + LAPIC_ID, l->config.id << 24);
 	store_le32(regs + LAPIC_ICR2, reg_get(l, LAPIC_ICR + 4));
 }
@@ -441,7 +447,7 @@ int lapic_load(struct lapic *l, const struct kvm_lapic_state *in, uint64_t now)
 	bool x2apic = lapic_x2apic_mode(l);
 
 	set_svr(l, load_le32(regs + LAPIC_SVR));
-	if (x2apic && l->config.x2apic_ids_32 && load_le32(regs + LAPIC_ID) != l->config.id)
+	if (x2apic && lapic_ids_32(l) && load_le32(regs + LAPIC_ID) != l->config.id)
 		return -EINVAL;
 	for (uint32_t offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4)
 		reg_set(l, offset, load_le32(regs + offset));

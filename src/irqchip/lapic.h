@@ -153,6 +153,9 @@ int lapic_mmio_write(struct lapic *l, uint32_t offset, unsigned len, uint32_t va
 int lapic_msr_read(struct lapic *l, uint32_t msr, uint64_t now, uint64_t *value) __must_check;
 int lapic_msr_write(struct lapic *l, uint32_t msr, uint64_t value, uint64_t now) __must_check;
 
+/* KVM_CAP_X2APIC_API switched on later than at the start. Any thread; build the map anew after it. */
+void lapic_set_x2apic_api(struct lapic *l, bool ids_32, bool no_broadcast_quirk);
+
 /*
  * IA32_APIC_BASE. host: user space sets it (KVM_SET_SREGS, KVM_SET_MSRS) and may
  * make any transition; a guest may not go x2APIC→xAPIC or disabled→x2APIC.

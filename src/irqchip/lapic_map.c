@@ -57,7 +57,7 @@ bool lapic_match(const struct lapic *target, const struct lapic *src,
 	 * Without interrupt remapping a device cannot say "all" to an x2APIC: take
 	 * its ffh for that, unless user space has opted for real 32-bit IDs.
 	 */
-	if (!src && dest == XAPIC_BROADCAST && !target->config.no_broadcast_quirk &&
+	if (!src && dest == XAPIC_BROADCAST && !lapic_no_broadcast_quirk(target) &&
 	    lapic_x2apic_mode(target))
 		dest = X2APIC_BROADCAST;
 	return match_dest(target, dest, msg->logical);
@@ -75,7 +75,7 @@ static bool add_physical(struct lapic_map *map, struct lapic *l)
 
 	if (l->config.id > map->max_id)
 		return false;
-	if (l->config.x2apic_ids_32) {
+	if (lapic_ids_32(l)) {
 		/* Hotplugged CPUs are reached by their x2APIC ID before they enter that mode. */
 		if (x2apic || l->config.id > 0xff)
 			map->phys[l->config.id] = l;
@@ -133,7 +133,7 @@ void lapic_map_build(struct lapic_map *map, uint32_t max_id, struct lapic *const
 	for (unsigned i = 0; i < count; i++) {
 		if (!all[i])
 			continue;
-		map->no_broadcast_quirk = all[i]->config.no_broadcast_quirk;
+		map->no_broadcast_quirk = lapic_no_broadcast_quirk(all[i]);
 		if (!lapic_hw_enabled(all[i]))
 			continue;
 		if (!add_physical(map, all[i])) {

@@ -66,23 +66,28 @@ static struct memslot *find_id(struct memslot_table *t, unsigned id)
 	return NULL;
 }
 
-/* The slot that holds gpa, or NULL. */
-static struct memslot *find_gpa(struct memslot_table *t, gpa_t gpa)
+/* The first slot that does not lie wholly below gpa. */
+static unsigned place_of(const struct memslot_table *t, gpa_t gpa)
 {
 	unsigned lo = 0, hi = t->nr;
 
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
-		struct memslot *s = &t->slot[mid];
 
-		if (gpa < s->gpa)
-			hi = mid;
-		else if (gpa - s->gpa >= s->size)
+		if (t->slot[mid].gpa + t->slot[mid].size <= gpa)
 			lo = mid + 1;
 		else
-			return s;
+			hi = mid;
 	}
-	return NULL;
+	return lo;
+}
+
+/* The slot that holds gpa, or NULL. */
+static struct memslot *find_gpa(struct memslot_table *t, gpa_t gpa)
+{
+	unsigned i = place_of(t, gpa);
+
+	return i < t->nr && t->slot[i].gpa <= gpa ? &t->slot[i] : NULL;
 }
 
 /* What is wrong with the region by itself. */
@@ -102,28 +107,28 @@ static int check_region(const struct memslots *m, const struct kvm_userspace_mem
 	return r->memory_size / SOFT_PAGE_SIZE > MAX_PAGES ? -EINVAL : 0;
 }
 
-/* A copy of old without slot id `without`, with `add` (may be NULL) in its place. */
-static struct memslot_table *table_edit(const struct memslot_table *old, unsigned without,
+/* A copy of old without `gone` and with `add`; each may be NULL. */
+static struct memslot_table *table_edit(const struct memslot_table *old, const struct memslot *gone,
 					const struct memslot *add)
 {
-	struct memslot_table *t = calloc(1, sizeof(*t) + (old->nr + 1) * sizeof(t->slot[0]));
-	bool placed = !add;
+	struct memslot_table *t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->slot[0]));
+	struct memslot *at;
 
 	if (!t)
 		return NULL;
-	for (unsigned i = 0; i < old->nr; i++) {
-		const struct memslot *s = &old->slot[i];
-
-		if (s->id == without)
-			continue;
-		if (!placed && add->gpa < s->gpa) {
-			t->slot[t->nr++] = *add;
-			placed = true;
-		}
-		t->slot[t->nr++] = *s;
+	t->nr = old->nr;
+	memcpy(t->slot, old->slot, old->nr * sizeof(t->slot[0]));
+	if (gone) {
+		at = t->slot + (gone - old->slot);
+		t->nr--;
+		memmove(at, at + 1, (size_t)(t->slot + t->nr - at) * sizeof(*at));
 	}
-	if (!placed)
-		t->slot[t->nr++] = *add;
+	if (add) {
+		at = t->slot + place_of(t, add->gpa);
+		memmove(at + 1, at, (size_t)(t->slot + t->nr - at) * sizeof(*at));
+		t->nr++;
+		*at = *add;
+	}
 	for (unsigned i = 0; i < t->nr; i++)
 		if (t->slot[i].log)
 			t->slot[i].log->refs++;
@@ -134,7 +139,7 @@ static struct memslot_table *table_edit(const struct memslot_table *old, unsigne
 static int table_install(struct memslots *m, struct memslot_table *t)
 {
 	struct memslot_table *old = atomic_load(&m->table);
-	struct engine_slot *e = calloc(t->nr + 1, sizeof(*e));
+	struct engine_slot *e = malloc((t->nr + 1) * sizeof(*e));
 	int r;
 
 	if (!e)
@@ -162,8 +167,8 @@ static int table_install(struct memslots *m, struct memslot_table *t)
 
 static bool overlaps(const struct memslot_table *t, unsigned id, gpa_t gpa, uint64_t size)
 {
-	for (unsigned i = 0; i < t->nr; i++)
-		if (t->slot[i].id != id && range_overlaps(t->slot[i].gpa, t->slot[i].size, gpa, size))
+	for (unsigned i = place_of(t, gpa); i < t->nr && t->slot[i].gpa < gpa + size; i++)
+		if (t->slot[i].id != id)
 			return true;
 	return false;
 }
@@ -182,7 +187,7 @@ static int set_locked(struct memslots *m, const struct kvm_userspace_memory_regi
 	if (!r->memory_size) {
 		if (!old)
 			return -EINVAL;
-		t = table_edit(cur, r->slot, NULL);
+		t = table_edit(cur, old, NULL);
 	} else {
 		if (old) {
 			if (s.host != old->host || s.size != old->size ||
@@ -204,7 +209,7 @@ static int set_locked(struct memslots *m, const struct kvm_userspace_memory_regi
 			if (!s.log)
 				return -ENOMEM;
 		}
-		t = table_edit(cur, r->slot, &s);
+		t = table_edit(cur, old, &s);
 	}
 	if (!t) {
 		ret = -ENOMEM;

@@ -20,9 +20,11 @@ struct stored {
 	uint64_t guest; /* bits the guest may write; others must be 0 */
 	uint64_t host;	/* bits user space may write */
 	uint64_t dropped; /* of these, bits that are taken and stay 0 */
+	uint64_t kept;	/* of these, bits that a guest's write must not change */
 };
 
 #define ALL UINT64_MAX
+#define NO_TRACING (BIT_ULL(11) | BIT_ULL(12)) /* BTS and PEBS unavailable */
 #define HWCR_MCE_WRITE BIT_ULL(18) /* McStatusWrEn: the guest may make up errors */
 /* It and TscFreqSel; TLB cache, flush filter and IGNNE settings are nobody's here. */
 #define HWCR_DROPPED (BIT_ULL(3) | BIT_ULL(6) | BIT_ULL(8))
@@ -38,7 +40,7 @@ static const struct stored stored[] = {
 	{ 0x186, 0x187, 0, ALL, ALL },			/* P6 EVNTSEL: counts nothing */
 	{ 0xc1, 0xc2, 0, ALL, ALL },			/* P6 PERFCTR */
 	{ 0x198, 0x198, 0x400000003e8ull, 0, 0 },	/* PERF_STATUS */
-	{ 0x1a0, 0x1a0, 1, ALL, ALL },			/* MISC_ENABLE: fast strings */
+	{ 0x1a0, 0x1a0, NO_TRACING, ALL, ALL, .kept = NO_TRACING }, /* MISC_ENABLE */
 	{ 0x1fc, 0x1fc, 0, ALL, ALL },			/* POWER_CTL */
 	{ 0x1d9, 0x1d9, 0, 3, 3 },			/* DEBUGCTL: LBR, BTF, without effect */
 	{ 0x1db, 0x1de, 0, 0, 0 },			/* last branch and interrupt */
@@ -289,6 +291,8 @@ int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 	s = find_stored(index, &place);
 	if (s) {
 		if (value & ~(host ? s->host : s->guest))
+			return 1;
+		if (!host && (value ^ v->msr.stored[place]) & s->kept)
 			return 1;
 		v->msr.stored[place] = value & ~s->dropped;
 		return 0;

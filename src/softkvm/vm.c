@@ -248,7 +248,14 @@ static int enable_x2apic_api(struct soft_vm *vm, uint64_t flags)
 
 	if (flags & ~(uint64_t)all)
 		return -EINVAL;
-	__atomic_fetch_or(&vm->x2apic_flags, (uint32_t)flags, __ATOMIC_RELAXED);
+	mutex_lock(&vm->lock);
+	vm->x2apic_flags |= (uint32_t)flags;
+	for (unsigned i = 0; i < atomic_load(&vm->nr_vcpus); i++)
+		lapic_set_x2apic_api(vm->lapics[i], vm->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS,
+				     vm->x2apic_flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+	mutex_unlock(&vm->lock);
+	if (vm_irqchip(vm) != IRQCHIP_NONE)
+		vm_rebuild_map(vm);
 	return 0;
 }
 

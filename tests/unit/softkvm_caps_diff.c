@@ -603,6 +603,111 @@ static void script_bus_cycle(struct side *s, uint64_t seed)
 	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
 }
 
+/* KVM_CAP_X2APIC_API counts from when it is switched on, for vCPUs that are there too. */
+static void script_x2apic_api(struct side *s, uint64_t seed)
+{
+	struct kvm_lapic_state l;
+
+	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		side_add_vcpu(s, i, i);
+		say(s, "x2apic: %d", set_msr(s, i, 0x1b, 0xfee00c00));
+	}
+	for (unsigned k = 0; k < 2; k++) {
+		for (unsigned i = 0; i < 3; i++) {
+			assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_GET_LAPIC, &l), 0);
+			say(s, "id %x", load_le32(l.regs + 0x20));
+			cpu_do(s, i, KVM_SET_LAPIC, &l);
+		}
+		enable(s, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS);
+	}
+}
+
+/* What newer AMD processors and the kernel do to some MSRs. (The reference machine differs.) */
+static void msrs_have_the_vendors_width(void **state)
+{
+	static const uint32_t msrs[] = { 0xc0000103, 0x175, 0x176 };
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e;
+	} c = { .head.nent = 1, .e = { .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 } };
+	uint64_t v;
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0); /* AuthenticAMD */
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(set_msr(&s, 0, msrs[i], 0xaaaa555512345678), 1);
+		assert_int_equal(get_msr(&s, 0, msrs[i], &v), 1);
+		assert_int_equal(v, 0x12345678);
+	}
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
+	assert_int_equal(set_msr(&s, 0, 0xc0000103, 1ull << 32), 0);
+	assert_int_equal(set_msr(&s, 0, 0x175, 0x123456789000), 1);
+	assert_int_equal(get_msr(&s, 0, 0x175, &v), 1);
+	assert_int_equal(v, 0x123456789000);
+	/* MISC_ENABLE: no BTS, no PEBS, and no guest changes that. */
+	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
+	assert_int_equal(v, 0x1800);
+	map_memory(&s, 0);
+	skip_faults(&s);
+	write_msr_in_guest(&s, 0x1a0, 1);
+	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
+	assert_int_equal(v, 0x1800);
+	write_msr_in_guest(&s, 0x1a0, 0x1801);
+	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
+	assert_int_equal(v, 0x1801);
+	side_end(&s);
+}
+
+/* Thousands of slots, made and taken away in a mixed order, hold what they held. */
+static void many_slots(void **state)
+{
+	const unsigned n = 2000;
+	struct kvm_userspace_memory_region r = { .memory_size = 0x1000 };
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	for (unsigned i = 0; i < n; i++) {
+		r.slot = i * 7 % n;
+		r.guest_phys_addr = (uint64_t)(r.slot * 11 % n) * 0x2000;
+		r.userspace_addr = (uintptr_t)s.mem + r.slot % 16 * 0x1000;
+		assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	}
+	r.slot = n;
+	r.guest_phys_addr = 0x2000;
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), -EEXIST);
+	r.guest_phys_addr = 0x1000;
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	r.memory_size = 0;
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	/* Slot k × 11 mod n is at page 2 k: take away every third. */
+	for (unsigned i = 0; i < n; i += 3) {
+		r.slot = i;
+		assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	}
+	for (unsigned i = 0; i < 16; i++)
+		s.mem[i * 0x1000 + 0x100] = (uint8_t)(0x40 + i);
+	/* Slot 0, gone, was at 0; move another one there and run in it. */
+	r = (struct kvm_userspace_memory_region){
+		.slot = 1, .memory_size = 0x1000, .userspace_addr = (uintptr_t)s.mem + 0x1000,
+		.guest_phys_addr = 0x1000,
+	};
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	LOAD(&s, 2, 0xb8, 0x00, 0x02, 0x8e, 0xd8, 0xa0, 0x00, 0x01, /* %ds = 0x200; mov 0x100,%al */
+	     0xe6, 0x80, 0xa0, 0x00, 0x21, 0xe6, 0x81, 0xf4);
+	run_once(&s); /* slot at 0x2000: s × 11 = 1 mod 2000 */
+	assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(s.run[0]->io.port, 0x80);
+	assert_int_equal(*((uint8_t *)s.run[0] + s.run[0]->io.data_offset), 0x40 + 1091 % 16);
+	run_once(&s); /* slot at 0x4000: s × 11 = 2 mod 2000 */
+	assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(s.run[0]->io.port, 0x81);
+	assert_int_equal(*((uint8_t *)s.run[0] + s.run[0]->io.data_offset), 0x40 + 182 % 16);
+	side_end(&s);
+}
+
 /* The guest's code is no longer memory: an error that user space sees, not a failed call. */
 static void script_no_code(struct side *s, uint64_t seed)
 {
@@ -679,7 +784,7 @@ static const struct script {
 	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
 	{ "sync regs", script_sync_regs },
 	{ "sregs2", script_sregs2 }, { "cr4", script_cr4 }, { "boot cpu", script_boot_cpu },
-	{ "bus cycle", script_bus_cycle }, { "no code", script_no_code },
+	{ "bus cycle", script_bus_cycle }, { "x2apic api", script_x2apic_api }, { "no code", script_no_code },
 	{ "immediate", script_immediate },
 #ifndef __SANITIZE_THREAD__
 	{ "fork", script_fork },
@@ -703,6 +808,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(page_directory_pointers_are_kept),
+		cmocka_unit_test(msrs_have_the_vendors_width),
+		cmocka_unit_test(many_slots),
 		cmocka_unit_test(registers_may_change_under_it),
 		cmocka_unit_test(without_cpuid_cr4_takes_what_there_is),
 		cmocka_unit_test(cpuid_follows_the_state),
