@@ -298,6 +298,7 @@ static int insn_exec(struct engine_vcpu *v, struct insn_slot *s)
 	case K_CTL:
 		return ctl_exec(v, in);
 	case K_SEG:
+	case K_RDSEL:
 		return seg_exec(v, in);
 	case K_FAR:
 		return far_exec(v, in);

@@ -36,6 +36,7 @@ static void emit_enter(struct emit *e)
 	m = F(under);
 	e_load(e, H_AX, m);
 	e_store(e, at(H_SP, 0), H_AX);
+	e_load(e, S0, F(rip)); /* for ENTRY_IND */
 	/* flags: AL + 127 overflows exactly if AL = 1 */
 	m = F(hflags);
 	e_rm(e, 0x0fb7, false, H_AX, &m);

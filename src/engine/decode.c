@@ -238,7 +238,7 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 		if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && c >= 0x20 && c <= 0x23)
 			return K_CTL;
 		if (z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (c == 0x8c || c == 0x8e))
-			return K_SEG;
+			return c == 0x8c && z->raw.modrm.mod == 3 ? K_RDSEL : K_SEG;
 		return K_GENERIC;
 	}
 	case ZYDIS_MNEMONIC_CLTS:

@@ -99,6 +99,8 @@ enum { TLB_R, TLB_W };
 #define TLB_WAY_BITS 8
 #define TLB_WAY	   (1u << TLB_WAY_BITS) /* entries of a class */
 #define TLB_CLASSES 4u /* by base register: arrays walked together do not evict each other */
+#define TLB_CLASS_SI 2u
+#define TLB_CLASS_DI 3u
 #define TLB_SIZE   (TLB_WAY * TLB_CLASSES)
 #define ITLB_BITS  10
 #define ITLB_SIZE  (1u << ITLB_BITS)
@@ -297,6 +299,7 @@ struct engine_vcpu {
 	uint64_t ext_ok[2];	/* Zydis ISA extensions that the guest's CPUID has */
 	uint32_t feat;		/* FEAT_* */
 	struct engine_stats stats;
+	uint64_t translate_tsc, born_tsc, born_ns; /* for stats.translate_ns */
 
 	/* large pages seen, by half of the address space: an INVLPG inside flushes all */
 	struct { uint64_t lo, hi; } large[2];
@@ -356,7 +359,23 @@ static inline uint64_t rip_linear(const struct engine_vcpu *v)
 /* Copies that stay out of libc (and so out of SIMD registers). */
 static inline void bytes_copy(void *d, const void *s, size_t n)
 {
-	__asm__ volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n) : : "memory");
+	uint64_t x;
+
+	/* REP has a start-up cost that short copies should not pay */
+	if (n > 64) {
+		__asm__ volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n) : : "memory");
+		return;
+	}
+	for (; n >= 8; n -= 8) {
+		__asm__ volatile("movq (%1), %0\n\tmovq %0, (%2)" : "=&r"(x) : "r"(s), "r"(d) : "memory");
+		s = (const uint8_t *)s + 8;
+		d = (uint8_t *)d + 8;
+	}
+	for (; n; n--) {
+		__asm__ volatile("movb (%1), %b0\n\tmovb %b0, (%2)" : "=&q"(x) : "r"(s), "r"(d) : "memory");
+		s = (const uint8_t *)s + 1;
+		d = (uint8_t *)d + 1;
+	}
 }
 
 static inline void bytes_zero(void *d, size_t n)

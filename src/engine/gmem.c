@@ -235,13 +235,34 @@ static int gmem_copy(struct engine_vcpu *v, uint64_t lin, uint8_t *p, unsigned i
 	return X_NEXT;
 }
 
+/* The bytes themselves, if the table says that they are RAM of one page and free to use. */
+static uint8_t *direct(const struct engine_vcpu *v, uint64_t lin, unsigned int n, enum tlb_mode mode, int w)
+{
+	const struct tlb_entry *t = &v->tlb[mode][w][(lin >> 12) & (TLB_WAY - 1)];
+
+	return t->tag == (uint64_t)((int64_t)lin >> 12) && (lin & 4095) + n <= 4096 ?
+		       (uint8_t *)(lin + t->addend) : NULL;
+}
+
 int gmem_read(struct engine_vcpu *v, uint64_t lin, void *p, unsigned int n, enum tlb_mode mode)
 {
+	const uint8_t *host = direct(v, lin, n, mode, TLB_R);
+
+	if (host) {
+		ram_load(p, host, n);
+		return X_NEXT;
+	}
 	return gmem_copy(v, lin, p, n, mode, false);
 }
 
 int gmem_write(struct engine_vcpu *v, uint64_t lin, const void *p, unsigned int n, enum tlb_mode mode)
 {
+	uint8_t *host = direct(v, lin, n, mode, TLB_W);
+
+	if (host) {
+		ram_store(host, p, n);
+		return X_NEXT;
+	}
 	return gmem_copy(v, lin, (uint8_t *)p, n, mode, true);
 }
 

@@ -74,6 +74,8 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->cpu = cpu;
 	v->id = id;
 	v->host_xmask = x & 7;
+	v->born_tsc = __builtin_ia32_rdtsc();
+	v->born_ns = clock_ns();
 	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;
 	mutex_init(&v->req_lock);
 	v->insns = mmap(NULL, insn_slots_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -243,36 +245,66 @@ static int block_fault(struct engine_vcpu *v)
 	return X_LEAVE;
 }
 
+/*
+ * Into the block that the jump cache has for RIP, as an indirect jump would go:
+ * the block itself checks that it is the right one.
+ */
+static bool jump_in(struct engine_vcpu *v)
+{
+	void *code = v->jc[v->rip & (JC_SIZE - 1)];
+
+	if (code == cache_rx(v->cache, v->cache->s_find) || v->mode & MODE_STEP)
+		return false;
+	v->flsave = v->hflags;
+	code_enter(v, code, true);
+	return true;
+}
+
+/* Look the block at RIP up, or make it, chain the jump l to it, and run it. */
+static int look_in(struct engine_vcpu *v, struct link *l, uint32_t split)
+{
+	struct cache *c = v->cache;
+	uint32_t generation = c->generation; /* l is there as long as no block is dropped */
+	struct itlb_entry *e = itlb_get(v, v->rip);
+	struct block *b;
+
+	if (!e)
+		return exc_inject(v);
+	if (!e->host || v->itlb_key[data_mode(v)][(e->tag) & (ITLB_SIZE - 1)] == ~0ull)
+		return insn_step(v);
+	b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split);
+	if (!b) {
+		b = block_translate(v, e, v->mode | split);
+		if (!b)
+			return insn_step(v);
+	}
+	if (l && generation == c->generation && !(v->mode & MODE_STEP) && l->mode == (v->mode | split) &&
+	    l->target == v->rip)
+		cache_chain(c, l, b);
+	if (!split)
+		v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
+	code_enter(v, cache_enter_pc(c, b), true);
+	return X_JUMP;
+}
+
 static int block_run(struct engine_vcpu *v)
 {
 	struct cache *c = v->cache;
-	struct itlb_entry *e;
-	struct block *b;
 	struct link *l = NULL;
-	uint32_t chain_gen = 0;
 	uint32_t split = 0;
+	bool known = true; /* the jump cache may know RIP */
 
 	for (;;) {
-		e = itlb_get(v, v->rip);
-		if (!e)
-			return exc_inject(v);
-		if (!e->host || v->itlb_key[data_mode(v)][(e->tag) & (ITLB_SIZE - 1)] == ~0ull)
-			return insn_step(v);
-		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split);
-		if (!b) {
-			b = block_translate(v, e, v->mode | split);
-			if (!b)
-				return insn_step(v);
+		if (!known || !jump_in(v)) {
+			int r = look_in(v, l, split);
+
+			if (r != X_JUMP)
+				return r;
 		}
-		if (l && chain_gen == c->generation && !(v->mode & MODE_STEP) &&
-		    l->mode == (v->mode | split) && l->target == v->rip)
-			cache_chain(c, l, b);
+		known = false;
 		l = NULL;
-		if (!split)
-			v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
 		split = 0;
 		v->stats.exits++;
-		code_enter(v, cache_enter_pc(c, b), true);
 		if (v->mode & MODE_ATTN) {
 			v->mode &= ~MODE_ATTN;
 			v->attn_local = 1;
@@ -283,7 +315,6 @@ static int block_run(struct engine_vcpu *v)
 			v->rip = l->target;
 			if (l->entry == ENTRY_SAVED || l->entry == ENTRY_BACK)
 				v->hflags = v->flsave;
-			chain_gen = c->generation;
 			split = l->mode & MODE_SPLIT;
 			break;
 		case EXITC_FIND:

@@ -179,9 +179,9 @@ static uint64_t bulk(struct str *s, uint64_t count)
 		return 0;
 	if (n < 2)
 		return 0;
-	if (s->op == OP_MOVS && (page_get(v, src, false, m, &p) || !p.host))
+	if (s->op == OP_MOVS && (page_get_class(v, src, false, m, TLB_CLASS_SI, &p) || !p.host))
 		return 0;
-	if (page_get(v, dst, true, m, &d) || !d.host)
+	if (page_get_class(v, dst, true, m, TLB_CLASS_DI, &d) || !d.host)
 		return 0;
 	uint8_t *to = d.host;
 	const uint8_t *from = p.host;

@@ -8,7 +8,6 @@
 #include "engine/translate.h"
 
 #include <Zydis/Zydis.h>
-#include <time.h>
 
 /* ---- entries ---- */
 
@@ -33,7 +32,7 @@ static bool ends_block(const struct insn *in)
 	switch ((enum insn_kind)in->kind) {
 	case K_GENERIC: case K_NOP: case K_LEA: case K_BT: case K_PUSH: case K_POP: case K_LEAVE:
 	case K_PUSHF: case K_CLI: case K_STI: case K_CLD: case K_STD: case K_STAC: case K_CLAC:
-	case K_SWAPGS: case K_RDTSC: case K_RDBASE:
+	case K_SWAPGS: case K_RDTSC: case K_RDBASE: case K_RDSEL:
 		return false;
 	default:
 		return true;
@@ -304,6 +303,20 @@ static bool base_emit(struct tr *t, const struct insn *in)
 	return true;
 }
 
+static bool sel_emit(struct tr *t, const struct insn *in)
+{
+	struct hmem m = GS_MEM(seg[0].sel);
+	int h = host_reg(in->rm.g);
+
+	if (in->opsize == 2)
+		return false;
+	m.disp += (int32_t)(in->reg_no * sizeof(struct seg));
+	e_rm(&t->e, 0x0fb7, false, h >= 0 ? h : S0, &m);
+	if (h < 0)
+		e_store(&t->e, gs_gpr(in->rm.g), S0);
+	return true;
+}
+
 static bool sti_emit(struct tr *t)
 {
 	struct hmem w = GS_MEM(irq_wait), m = GS_MEM(mode);
@@ -391,6 +404,10 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 		return tsc_emit(t, in);
 	case K_RDBASE:
 		return base_emit(t, in);
+	case K_RDSEL:
+		return sel_emit(t, in);
+	case K_STRING:
+		return string_emit(t, in);
 	default:
 		return false;
 	}
@@ -500,14 +517,13 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	const uint8_t *page = ie->host;
 	gpa_t gpa = ie->gpa;
 	struct slot *s = slot_find(v, gpa);
-	struct timespec t0, t1;
+	uint64_t t0 = __builtin_ia32_rdtsc();
 	uint32_t generation = c->generation;
 	struct tr t;
 
 	if (!s)
 		return NULL;
 	fpu_put(v);
-	(void)clock_gettime(CLOCK_MONOTONIC, &t0);
 	page_mark_code(v, s, gpa);
 	if (c->generation != generation)
 		return NULL; /* what is mapped here may have changed: one step in C, then again */
@@ -542,7 +558,6 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	c->n_blocks++;
 	v->stats.blocks++;
 	v->stats.insns += t.n;
-	(void)clock_gettime(CLOCK_MONOTONIC, &t1);
-	v->stats.translate_ns += (uint64_t)((t1.tv_sec - t0.tv_sec) * 1000000000ll + (t1.tv_nsec - t0.tv_nsec));
+	v->translate_tsc += __builtin_ia32_rdtsc() - t0;
 	return t.b;
 }

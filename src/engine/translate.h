@@ -98,6 +98,8 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
  */
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
 		 unsigned int size, bool write, bool one, struct hmem *out);
+/* The table's place in struct engine_vcpu for the present mode. */
+int32_t table_at(const struct tr *t, bool write, unsigned int cls);
 void late_emit(struct tr *t);
 void group_made(struct tr *t, struct group *s); /* its look-up has just been emitted */
 void s1_lost(struct tr *t); /* S1 holds something else now */
@@ -109,6 +111,8 @@ bool group_check_emit(struct tr *t, struct group *s); /* the look-up, before ins
 /* translate_flow.c: true if the instruction was emitted, false: let C do it */
 bool flow_emit(struct tr *t, const struct insn *in);
 bool stack_emit(struct tr *t, const struct insn *in);
+/* translate_string.c */
+bool string_emit(struct tr *t, const struct insn *in);
 /* Leave for C to execute the present instruction. */
 void insn_exit_emit(struct tr *t);
 /* Jump to a guest address. cc: condition, -1 always. */

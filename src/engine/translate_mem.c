@@ -121,7 +121,8 @@ static enum tlb_mode tlb_mode_of(uint32_t mode)
 static unsigned int tlb_class(const struct hmem *x)
 {
 	static const uint8_t of[16] = {
-		[H_AX] = 1, [H_CX] = 2, [H_DX] = 3, [H_BX] = 1, [H_BP] = 0, [H_SI] = 2, [H_DI] = 3,
+		[H_AX] = 1, [H_CX] = 2, [H_DX] = 3, [H_BX] = 1, [H_BP] = 0, [H_SI] = TLB_CLASS_SI,
+		[H_DI] = TLB_CLASS_DI,
 		[H_8] = 1, [S0] = 2, [S1] = 3, [S2] = 1, [H_12] = 2, [H_13] = 3, [H_14] = 1, [HRSP] = 0,
 	};
 	int r = x->base >= 0 ? x->base : x->index;
@@ -162,7 +163,7 @@ static struct late *late_new(struct tr *t, unsigned int size, bool write, bool a
 	return l;
 }
 
-static int32_t table_at(const struct tr *t, bool write, unsigned int cls)
+int32_t table_at(const struct tr *t, bool write, unsigned int cls)
 {
 	return (int32_t)offsetof(struct engine_vcpu, tlb[0][0][0]) +
 	       (int32_t)(((tlb_mode_of(t->mode) * 2 + (write ? TLB_W : TLB_R)) * TLB_SIZE + cls * TLB_WAY) *
