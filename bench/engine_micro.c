@@ -25,7 +25,8 @@ static uint64_t pt_next = 0x2000;
 
 /* ---- what is measured ---- */
 
-#define KERNEL __attribute__((noinline, section(".kernels")))
+/* each within a page, so that no instruction lies across two: those are C's */
+#define KERNEL __attribute__((noinline, section(".kernels"), aligned(4096)))
 
 KERNEL static uint64_t k_integer(uint8_t *mem)
 {

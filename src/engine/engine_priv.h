@@ -230,6 +230,7 @@ struct engine_vcpu {
 	uint64_t tsc_offset;
 	struct seg seg[S_COUNT];
 	uint64_t kernel_gs;
+	int64_t loop_limit; /* of the pace of the loop that runs, docs/ENGINE.md, "Loops" */
 	uint64_t addend[GROUP_MAX]; /* host - guest address of the block's groups */
 
 	/* the rest is for C */

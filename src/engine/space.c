@@ -12,9 +12,9 @@
 #define SPAN_LEAST 4u /* a vCPU can always have */
 /* what one block may need at most */
 #define BLOCK_CODE   32768u
-#define BLOCK_LINKS  (4u + GROUP_MAX)
+#define BLOCK_LINKS  (4u + 2 * GROUP_MAX)
 #define BLOCK_SITES  256u
-#define BLOCK_FAULTS 64u
+#define BLOCK_FAULTS 128u
 
 static void *reserve(size_t n)
 {

@@ -96,6 +96,7 @@ static void entries_emit(struct tr *t)
 		return;
 	}
 	attn_out = miss_stub(t, t->c->s_attn);
+	t->attn_out = attn_out;
 	miss = miss_stub(t, t->c->s_miss);
 	if (t->live[0]) {
 		to_saved = entry_saving(t, ENTRY_CROSS);
@@ -480,7 +481,7 @@ static void body_emit(struct tr *t)
 		t->after_sti = sti;
 		t->n_acc = 0;
 		for (unsigned int k = 0; k < t->n_groups; k++)
-			if (t->groups[k].check == t->i && t->groups[k].first > t->i)
+			if (t->groups[k].check == t->i && t->groups[k].first > t->i && !t->groups[k].done)
 				(void)group_check_emit(t, &t->groups[k]);
 		if (!keeps_s1(in))
 			s1_lost(t);
@@ -505,6 +506,10 @@ static void body_emit(struct tr *t)
 	}
 	if (t->ended)
 		return;
+	if (!t->n) {
+		insn_exit_emit(t);
+		return;
+	}
 	t->i = t->n;
 	t->after_sti = true; /* looks at the attention word */
 	link_emit(t, -1, t->rip);
@@ -537,8 +542,8 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .link0 = c->n_links,
 			      .fault0 = c->n_faults};
 	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off);
-	if (!t.n)
-		return NULL;
+	if (!t.n) /* an instruction across pages: only a way to C */
+		t.b->len = (uint16_t)(4096 - off);
 	c->pos = (c->pos + 15) & ~15u;
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
@@ -546,8 +551,16 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.split = mode & MODE_SPLIT;
 	t.mode = mode & ~MODE_SPLIT;
 	groups_plan(&t);
+	t.back = NULL;
+	t.loop = loop_plan(&t);
 	entries_emit(&t);
 	body_emit(&t);
+	if (t.back && loop_head_emit(&t)) {
+		t.back = NULL;
+		body_emit(&t);
+		if (t.back)
+			e_patch(&t.e, t.back, t.head);
+	}
 	late_emit(&t);
 	links_finish(&t);
 	if (t.e.p > t.e.end || !cache_add(v, t.b, page))

@@ -35,8 +35,10 @@ struct group {
 	uint8_t scale, epoch, seg;
 	int8_t base, index; /* registers of the first access */
 	uint8_t first, check; /* its instruction; the one before which the look-up comes */
-	uint8_t n;	      /* accesses to come */
+	uint8_t total, n;     /* accesses; those to come */
 	bool write, done;
+	bool hoisted;	      /* the second copy of a loop has its addend from the first */
+	int16_t step;	      /* what its addresses gain in an iteration */
 	bool kept; /* its addend is in addend[] */
 };
 struct access {
@@ -54,17 +56,23 @@ struct tr {
 	unsigned int n, i;	      /* all; the one being emitted */
 	uint64_t rip;		      /* of the one being emitted */
 	uint32_t mode;		      /* as it stands there */
-	struct val val[BLOCK_MAX][VAL_COUNT];
+	struct val val[BLOCK_MAX][VAL_COUNT], val_end[VAL_COUNT];
 	uint8_t epoch[BLOCK_MAX];
 	struct group groups[GROUP_MAX];
 	struct access acc[BLOCK_MAX][2];
 	unsigned int n_groups, n_acc;  /* n_acc: of the present instruction so far */
 	int s1;			      /* the group whose addend S1 holds, or -1 */
 	bool split;		      /* no groups */
+	bool loop;		      /* has a second copy, or is one */
+	int8_t pace;		      /* a register, -1: nothing moves */
+	int16_t pace_step;
+	uint8_t *back;		      /* the jump to the block's own begin */
+	uint8_t *head;		      /* of the second copy */
+	const uint8_t *attn_out;
 	bool saved;		      /* guest flags are in flsave, the host's are free */
 	bool after_sti;		      /* the block ends behind this instruction */
 	bool ended;
-	struct late late[3 * BLOCK_MAX + GROUP_MAX];
+	struct late late[4 * BLOCK_MAX + GROUP_MAX];
 	unsigned int n_late;
 };
 
@@ -107,6 +115,10 @@ void s1_lost(struct tr *t); /* S1 holds something else now */
 /* translate_group.c */
 void groups_plan(struct tr *t);
 bool group_check_emit(struct tr *t, struct group *s); /* the look-up, before instruction t->i */
+
+/* translate_loop.c */
+bool loop_plan(struct tr *t);
+bool loop_head_emit(struct tr *t);
 
 /* translate_flow.c: true if the instruction was emitted, false: let C do it */
 bool flow_emit(struct tr *t, const struct insn *in);

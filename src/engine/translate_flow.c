@@ -373,7 +373,13 @@ bool flow_emit(struct tr *t, const struct insn *in)
 		t->ended = true;
 		return true;
 	case K_JCC:
-		link_emit(t, in->opcode & 15, taken);
+		if (t->loop && taken == t->b->rip) {
+			flags_restore(t);
+			s1_lost(t);
+			t->back = e_jcc(&t->e, in->opcode & 15);
+		} else {
+			link_emit(t, in->opcode & 15, taken);
+		}
 		link_emit(t, -1, next);
 		t->ended = true;
 		return true;

@@ -129,7 +129,7 @@ static void access_add(struct plan *p, unsigned int i, unsigned int nth, const s
 		s->hi = hi;
 	}
 	s->write |= write;
-	s->n++;
+	s->n = ++s->total;
 	t->acc[i][nth] = (struct access){.group = (int8_t)(s - t->groups), .at = (int32_t)at};
 }
 
@@ -200,6 +200,8 @@ void groups_plan(struct tr *t)
 		accesses(&p, i, &t->in[i]);
 		effect(&p, &t->in[i]);
 	}
+	for (unsigned int r = 0; r < VAL_COUNT; r++)
+		t->val_end[r] = p.now[r];
 	for (unsigned int k = 0; k < t->n_groups; k++) {
 		struct group *s = &t->groups[k];
 

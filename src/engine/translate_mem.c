@@ -143,7 +143,7 @@ static struct hmem addend_of(int k)
 
 void s1_lost(struct tr *t)
 {
-	if (t->s1 >= 0 && t->groups[t->s1].n && !t->groups[t->s1].kept) {
+	if (t->s1 >= 0 && (t->groups[t->s1].n || t->groups[t->s1].hoisted) && !t->groups[t->s1].kept) {
 		e_store(&t->e, addend_of(t->s1), S1);
 		t->groups[t->s1].kept = true;
 	}

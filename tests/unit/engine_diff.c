@@ -590,6 +590,62 @@ static void add_run(struct seq *s)
 	}
 }
 
+static void step_add(struct seq *s, unsigned int reg, int8_t step)
+{
+	uint8_t b[4] = {compat ? 0x90 : (uint8_t)(0x48 | (reg >= 8)), 0x83, (uint8_t)(0xc0 | (reg & 7)), (uint8_t)step};
+
+	seq_add(s, b, 4);
+}
+
+/*
+ * A counted loop over two arrays, by pointers or by an index, upwards or downwards, through
+ * several pages and perhaps out of them.
+ */
+static void add_loop(struct seq *s)
+{
+	static const struct {
+		uint8_t prefix;
+		const char *op;
+		unsigned int n;
+	} ops[] = {
+		{0, "\x8b", 1}, {0, "\x89", 1}, {0, "\x03", 1}, {0, "\x01", 1}, {0, "\x0f\xb6", 2}, {0, "\x88", 1},
+		{0, "\x0f\x10", 2}, {0, "\x0f\x11", 2}, {0x66, "\x0f\xef", 2}, {0, "\x13", 1},
+	};
+	/* pointers, an index; neither is a destination, nor is RCX */
+	static const uint8_t pointer[] = {6, 7, 3, 9, 12, 15}, dest[] = {0, 2, 5, 8, 10, 14};
+	unsigned int many = compat ? 3 : 6, n = 1 + below(4), head, scale = below(4);
+	unsigned int p[2] = {pointer[below(many)], pointer[below(many)]}, x = below(2) ? 11 : 13;
+	int8_t step[2] = {(int8_t)((int)below(128) - 64), (int8_t)((int)below(64) - 16)};
+	bool indexed = !compat && below(3) == 0;
+	uint8_t b[8];
+
+	mov_imm(s, 1, 1 + below(below(3) ? 20 : 200));
+	for (unsigned int i = 0; i < 2; i++)
+		mov_imm(s, p[i], ARENA + 0x1000 * (1 + below(4)) + (below(2) ? 0 : below(0x1000)) - below(128));
+	if (indexed)
+		mov_imm(s, x, below(2) ? below(64) : -(uint64_t)below(64));
+	memcpy(b, "\x39\xc0", 2); /* flags defined */
+	seq_add(s, b, 2);
+	s->undef = 0;
+	head = s->n;
+	for (unsigned int i = 0; i < n; i++) {
+		unsigned int k = below(sizeof(ops) / sizeof(ops[0])), which = below(2);
+
+		if (below(4) == 0)
+			step_add(s, p[which], below(2) ? 8 : step[which]);
+		mem_op(s, ops[k].prefix, ops[k].op, ops[k].n, below(2) && !compat, dest[below(many)], p[which],
+		       indexed && below(2) ? (int)x : -1, scale, (int8_t)((int)below(64) - 32));
+	}
+	for (unsigned int i = 0; i < 2; i++)
+		if (below(5))
+			step_add(s, p[i], step[i]);
+	if (indexed)
+		step_add(s, x, step[0] / 8);
+	memcpy(b, "\xff\xc9\x75", 3); /* dec ecx; jnz */
+	b[3] = (uint8_t)(head - (s->n + 4));
+	seq_add(s, b, 4);
+}
+
 static void random_state(struct cpu_state *st)
 {
 	uint64_t *m = (uint64_t *)st->mem;
@@ -750,6 +806,8 @@ static int one_test(uint64_t seed, bool verbose)
 			add_flow(&s);
 		else if (kind == 2)
 			add_run(&s);
+		else if (kind == 3 && below(2))
+			add_loop(&s);
 		else
 			add_random(&s);
 	}
