@@ -21,16 +21,26 @@
 #include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MIB (1ull << 20)
 
+/* When what was said has gone through the serial port. */
+static void power_off(void)
+{
+	(void)tcdrain(1);
+	(void)reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
 static void die(const char *what)
 {
 	dprintf(1, "bench: failed %s: %m\n", what);
 	if (getpid() == 1)
-		(void)reboot(RB_POWER_OFF);
+		power_off();
 	_exit(1);
 }
 
@@ -540,7 +550,6 @@ int main(int argc, char **argv)
 	if (list)
 		run_list(list + 6);
 	dprintf(1, "bench: done\n");
-	(void)reboot(RB_POWER_OFF);
-	for (;;)
-		pause();
+	power_off();
+	return 1;
 }
