@@ -24,10 +24,14 @@ int notifier_create(struct notifier *n, unsigned initial, int flags)
 
 void notifier_destroy(struct notifier *n)
 {
+	const struct notifier_sink_ref *ref;
+
 	if (n->fd >= 0)
 		close(n->fd);
 	n->fd = -1;
-	atomic_store(&n->sink, NULL);
+	ref = atomic_exchange(&n->sink, NULL);
+	if (ref && ref->release)
+		ref->release(ref);
 }
 
 int notifier_add(struct notifier *n, uint64_t value)
@@ -76,4 +80,9 @@ bool notifier_pending(const struct notifier *n)
 void notifier_set_sink(struct notifier *n, const struct notifier_sink_ref *ref)
 {
 	atomic_store_explicit(&n->sink, ref, memory_order_release);
+}
+
+const struct notifier_sink_ref *notifier_get_sink(const struct notifier *n)
+{
+	return atomic_load_explicit(&n->sink, memory_order_acquire);
 }

@@ -22,6 +22,8 @@ struct notifier {
 	const struct notifier_sink_ref {
 		notifier_sink fn;
 		void *arg;
+		/* The notifier is destroyed and nobody signals any more; may be NULL. */
+		void (*release)(const struct notifier_sink_ref *ref);
 	} *_Atomic sink;
 };
 
@@ -51,5 +53,7 @@ bool notifier_pending(const struct notifier *n);
  * eventfd stay there.
  */
 void notifier_set_sink(struct notifier *n, const struct notifier_sink_ref *ref);
+/* The present one, NULL: none. */
+const struct notifier_sink_ref *notifier_get_sink(const struct notifier *n);
 
 #endif

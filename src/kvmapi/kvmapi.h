@@ -23,6 +23,12 @@ struct kvmapi_ops {
 	int (*mmap)(void *ctx, int fd, size_t size, void **out);
 	int (*munmap)(void *ctx, void *p, size_t size);
 	int (*close)(void *ctx, int fd);
+	/*
+	 * May be NULL. n's eventfd has just been bound to a gsi of this VM: a KVM half in
+	 * this process may give n a sink, so that a signal needs no system call. That
+	 * ends by itself when the eventfd is unbound.
+	 */
+	void (*direct)(void *ctx, int vm_fd, struct notifier *n);
 };
 
 struct kvmapi {
@@ -127,6 +133,8 @@ int vm_set_routes(struct vm *vm, const struct kvm_irq_routing_entry *e, unsigned
  * a signal after it stays in the eventfd. -EBUSY: that fd is bound already.
  */
 int vm_bind_irqfd(struct vm *vm, int fd, gsi_t gsi, int resamplefd) __must_check;
+/* The same with a notifier of this process, whose signals then take the shortest way there is. */
+int vm_bind_notifier(struct vm *vm, struct notifier *n, gsi_t gsi, int resamplefd) __must_check;
 int vm_unbind_irqfd(struct vm *vm, int fd, gsi_t gsi);
 
 /*

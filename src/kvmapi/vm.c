@@ -170,6 +170,16 @@ int vm_bind_irqfd(struct vm *vm, int fd, gsi_t gsi, int resamplefd)
 	return vm_ioctl(vm, KVM_IRQFD, &i);
 }
 
+int vm_bind_notifier(struct vm *vm, struct notifier *n, gsi_t gsi, int resamplefd)
+{
+	const struct kvmapi *api = &vm->sys->api;
+	int r = vm_bind_irqfd(vm, n->fd, gsi, resamplefd);
+
+	if (!r && api->ops->direct)
+		api->ops->direct(api->ctx, vm->fd, n);
+	return r;
+}
+
 int vm_unbind_irqfd(struct vm *vm, int fd, gsi_t gsi)
 {
 	struct kvm_irqfd i = {

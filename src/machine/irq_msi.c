@@ -149,7 +149,7 @@ static int bind_locked(struct irq_msi *m)
 		if (r)
 			return r;
 	}
-	r = vm_bind_irqfd(f->vm, m->n.fd, (gsi_t)m->gsi, -1);
+	r = vm_bind_notifier(f->vm, &m->n, (gsi_t)m->gsi, -1);
 	if (r < 0)
 		return r;
 	m->bound = true;

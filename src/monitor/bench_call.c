@@ -235,9 +235,9 @@ int call_bind(struct call_rig *c, struct bench_state *s)
 	switch (p->how) {
 	case CALL_IRQFD_MSI:
 	case CALL_IRQFD_PIN:
-		return vm_bind_irqfd(&c->bare->vm, s->n.fd, s->gsi, -1);
+		return vm_bind_notifier(&c->bare->vm, &s->n, s->gsi, -1);
 	case CALL_IRQFD_RESAMPLE:
-		return vm_bind_irqfd(&c->bare->vm, s->n.fd, s->gsi, s->resample.fd);
+		return vm_bind_notifier(&c->bare->vm, &s->n, s->gsi, s->resample.fd);
 	default:
 		return 0;
 	}

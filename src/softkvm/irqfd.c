@@ -2,6 +2,7 @@
 #include "softkvm/irqfd.h"
 #include "softkvm/chips.h"
 #include "softkvm/eventfd.h"
+#include "softkvm/irqfd_sink.h"
 #include "softkvm/vm.h"
 #include <stdlib.h>
 
@@ -11,6 +12,7 @@ struct soft_irqfd {
 	struct held_eventfd event, resample; /* resample.fd -1: none */
 	struct soft_resampler *resampler;
 	struct loop_watch watch;	     /* the waiter's */
+	struct irqfd_sink *sink;	     /* NULL: signals come through the eventfd only; vm->irqfd_lock */
 	struct soft_irqfd *next;	     /* ctx->irqfds; ctx->irqfd_lock */
 	struct soft_irqfd *next_in_resampler; /* vm->resample_lock */
 };
@@ -22,14 +24,11 @@ struct soft_resampler {
 	struct soft_resampler *next; /* vm->resample_lock */
 };
 
-/* On the waiter thread. A semaphore's or a refilled count comes round again: level-triggered. */
-static void on_signal(void *arg, uint32_t events)
+/* Any thread. */
+static void deliver(struct soft_irqfd *f)
 {
-	struct soft_irqfd *f = arg;
 	bool fast = false;
 
-	if (!eventfd_take(&f->event))
-		return;
 	if (f->resampler) {
 		(void)route_set(f->vm, f->gsi, IRQ_SOURCE_RESAMPLER, true, false);
 	} else {
@@ -39,6 +38,21 @@ static void on_signal(void *arg, uint32_t events)
 		vm_stat(f->vm, irqfd_fast);
 	else
 		vm_stat(f->vm, irqfd_slow);
+}
+
+/* On the waiter thread. A semaphore's or a refilled count comes round again: level-triggered. */
+static void on_signal(void *arg, uint32_t events)
+{
+	struct soft_irqfd *f = arg;
+
+	if (eventfd_take(&f->event))
+		deliver(f);
+}
+
+void irqfd_deliver_direct(struct soft_irqfd *f)
+{
+	vm_stat(f->vm, irqfd_direct);
+	deliver(f);
 }
 
 static int resampler_join(struct soft_irqfd *f)
@@ -218,6 +232,7 @@ static int deassign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	mutex_unlock(&vm->ctx->irqfd_lock);
 	if (!f)
 		return 0;
+	irqfd_sink_disconnect(f->sink);
 	loop_call(vm->waiter, do_unwatch, f);
 	irqfd_free(f);
 	return 0;
@@ -236,6 +251,24 @@ int irqfd_set(struct soft_vm *vm, const struct kvm_irqfd *a)
 	return r;
 }
 
+void irqfd_connect(struct soft_vm *vm, struct notifier *n)
+{
+	struct soft_irqfd *f = NULL;
+	uint64_t id;
+
+	if (eventfd_identify(n->fd, &id))
+		return;
+	mutex_lock(&vm->irqfd_lock);
+	mutex_lock(&vm->ctx->irqfd_lock);
+	for (f = vm->ctx->irqfds; f && (f->vm != vm || f->event.id != id); f = f->next)
+		;
+	mutex_unlock(&vm->ctx->irqfd_lock);
+	/* It stays in the table while we hold the VM's lock. */
+	if (f && !f->sink)
+		f->sink = irqfd_sink_connect(n, f);
+	mutex_unlock(&vm->irqfd_lock);
+}
+
 void irqfd_destroy_all(struct soft_vm *vm)
 {
 	for (;;) {
@@ -250,6 +283,7 @@ void irqfd_destroy_all(struct soft_vm *vm)
 		mutex_unlock(&vm->ctx->irqfd_lock);
 		if (!f)
 			return;
+		irqfd_sink_disconnect(f->sink);
 		loop_call(vm->waiter, do_unwatch, f);
 		irqfd_free(f);
 	}

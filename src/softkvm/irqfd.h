@@ -18,6 +18,12 @@ struct soft_vm;
  * and later ones stay in the eventfd.
  */
 int irqfd_set(struct soft_vm *vm, const struct kvm_irqfd *args) __must_check;
+/*
+ * n's eventfd is bound to a gsi of this VM: let its signals come without the eventfd,
+ * if that can be done. Counts that are in the eventfd, and what others write there, still
+ * come through the waiter.
+ */
+void irqfd_connect(struct soft_vm *vm, struct notifier *n);
 /* At VM release, before the waiter stops. */
 void irqfd_destroy_all(struct soft_vm *vm);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "softkvm/softkvm_priv.h"
+#include "softkvm/irqfd.h"
+#include "softkvm/vm.h"
 #include "softkvm/tsc.h"
 #include "softkvm/vcpu.h"
 #include <fcntl.h>
@@ -172,6 +173,17 @@ static int soft_munmap(void *ctx, void *p, size_t size)
 	return r;
 }
 
+static void soft_direct(void *ctx, int vm_fd, struct notifier *n)
+{
+	struct soft_file *f = file_get(ctx, vm_fd, false);
+
+	if (!f)
+		return;
+	if (f->ops->kind == SOFT_VM)
+		irqfd_connect(file_vm(f), n);
+	file_put(f);
+}
+
 static int soft_close(void *ctx, int fd)
 {
 	return file_close(ctx, fd);
@@ -184,4 +196,5 @@ const struct kvmapi_ops softkvm_ops = {
 	.mmap = soft_mmap,
 	.munmap = soft_munmap,
 	.close = soft_close,
+	.direct = soft_direct,
 };

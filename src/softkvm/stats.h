@@ -11,7 +11,7 @@
 
 #define VM_STATS(X)                                                                             \
 	X(irqfd_fast, "irqfd_fast_path") X(irqfd_slow, "irqfd_slow_path")                       \
-	X(irqfd_resample, "irqfd_resample_acks") X(msi, "signal_msi")                           \
+	X(irqfd_direct, "irqfd_direct") X(irqfd_resample, "irqfd_resample_acks") X(msi, "signal_msi")                           \
 	X(line, "irq_line") X(remap, "route_updates") X(map_rebuilds, "apic_map_rebuilds")      \
 	X(slot_changes, "memslot_changes") X(timer_fires, "timer_fires")
 
