@@ -2,6 +2,7 @@
 #include "engine/cache.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 /* Host registers that hold guest registers, in the order they are stored. */
 static const uint8_t kept[] = {R_CX, R_DX, R_BX, R_BP, R_SI, R_DI, R_8, R_12, R_13, R_14, R_SP};
@@ -163,6 +164,10 @@ int cache_create(struct engine_vcpu *v)
 
 	if (r)
 		return r;
+	if (getrandom(c->sum_key, sizeof(c->sum_key), 0) != sizeof(c->sum_key)) {
+		space_destroy(v);
+		return -EIO;
+	}
 	stubs_emit(c);
 	v->enter_stub = cache_rx(c, c->s_enter);
 	v->under = cache_rx(c, c->s_under);
@@ -269,12 +274,13 @@ static struct code_page **page_slot(struct cache *c, gpa_t gpa)
 	return p;
 }
 
-/* A number that another 64 bytes, or the same at another place, hardly have. */
-static uint64_t granule_sum(const uint8_t *page, unsigned int g)
+/*
+ * A number that another 64 bytes, or the same at another place, hardly have. Keyed: who
+ * could make two pages of one sum in a guest could have one run as the other.
+ */
+static uint64_t granule_sum(const struct cache *c, const uint8_t *page, unsigned int g)
 {
-	static const uint64_t k[4] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full, 0x165667b19e3779f9ull,
-				      0xd6e8feb86659fd93ull};
-	const uint64_t *w = (const uint64_t *)(page + 64 * g);
+	const uint64_t *k = c->sum_key, *w = (const uint64_t *)(page + 64 * g);
 	uint64_t a = g;
 
 	for (unsigned int i = 0; i < 4; i++) {
@@ -282,7 +288,7 @@ static uint64_t granule_sum(const uint8_t *page, unsigned int g)
 
 		a = (a << 17 | a >> 47) + ((uint64_t)m ^ (uint64_t)(m >> 64));
 	}
-	return a * k[0];
+	return a * (k[0] | 1);
 }
 
 bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
@@ -312,7 +318,7 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 	for (unsigned int g = from / 64; g <= to / 64 && g < 64; g++)
 		if (!(p->granules >> g & 1)) {
 			p->granules |= 1ull << g;
-			p->sum ^= granule_sum(host_page, g);
+			p->sum ^= granule_sum(c, host_page, g);
 		}
 	b->page_next = p->blocks;
 	p->blocks = (uint32_t)(b - c->blocks);
@@ -447,7 +453,7 @@ void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host)
 	if (!p)
 		return;
 	for (uint64_t g = p->granules; g; g &= g - 1)
-		sum ^= granule_sum(host, (unsigned int)__builtin_ctzll(g));
+		sum ^= granule_sum(v->cache, host, (unsigned int)__builtin_ctzll(g));
 	if (sum != p->sum)
 		page_drop(v, slot);
 }

@@ -116,6 +116,7 @@ struct cache {
 	uint32_t generation; /* changes when a block is dropped */
 	uint32_t hash[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH], *free_pages;
+	uint64_t sum_key[4]; /* random: of the sums of pages */
 	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
 	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_tlb, s_thunk, s_under, s_jump;

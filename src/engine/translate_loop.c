@@ -61,7 +61,7 @@ static bool groups_pick(struct tr *t)
 
 bool loop_plan(struct tr *t)
 {
-	const struct insn *last = &t->in[t->n - 1];
+	const struct insn *last = &t->in[t->n ? t->n - 1 : 0];
 
 	/* flags are dead at the head, so the comparisons there cost nothing else */
 	if (!t->n || t->split || flat32(t) || last->kind != K_JCC || t->live[0] ||

@@ -89,6 +89,27 @@ static void evicted_pages_notice_changes(void **state)
 	env_destroy(e);
 }
 
+/* What a sum of known constants would let pass: a factor of nought makes its fellow count for nothing. */
+static void pages_cannot_be_made_alike(void **state)
+{
+	static const uint64_t k[4] = {0x9e3779b97f4a7c15ull, 0xc2b2ae3d27d4eb4full, 0x165667b19e3779f9ull,
+				      0xd6e8feb86659fd93ull};
+	struct env *e = env_create(1);
+	struct engine_exit x;
+
+	env_map(e, CODE, CODE, PTE_P_ | PTE_W_);
+	for (unsigned int i = 0; i < 4; i++)
+		memcpy(e->ram + CODE + 16 * i, &k[i], 8);
+	for (unsigned int made = 1; made < 3; made++) {
+		/* mov $made,%eax; int3, in the eight bytes between the constants */
+		memcpy(e->ram + CODE + 8, (uint8_t[]){0xb8, (uint8_t)made, 0, 0, 0, 0xcc, 0, 0}, 8);
+		env_start(e, 0, 0, CODE + 8, ENV_KSTACK);
+		assert_int_equal(env_run(e, 0, &x), 256);
+		assert_int_equal(regs(e).gpr[0], made);
+	}
+	env_destroy(e);
+}
+
 static void vcpus_come_to_equal_shares(void **state)
 {
 	struct env *e = many_functions(2, 8); /* 10 spans: 4 each, 2 to share */
@@ -110,6 +131,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(code_stays_within_its_budget),
 		cmocka_unit_test(evicted_pages_notice_changes),
+		cmocka_unit_test(pages_cannot_be_made_alike),
 		cmocka_unit_test(vcpus_come_to_equal_shares),
 	};
 
