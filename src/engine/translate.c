@@ -151,6 +151,8 @@ static bool lea_emit(struct tr *t, const struct insn *in)
 		return false;
 	if (!ea_emit(t, &plain, &x, &val, &constant))
 		return false;
+	if (h < 0)
+		scratch_lost(t, S0);
 	if (constant)
 		e_mov_imm(&t->e, h >= 0 ? h : S0, in->opsize == 4 ? (uint32_t)val : val);
 	else
@@ -203,6 +205,11 @@ static bool bt_emit(struct tr *t, const struct insn *in)
 	return true;
 }
 
+static unsigned int spilled_in(const struct insn_reg *r)
+{
+	return r->on && host_reg(r->g) < 0;
+}
+
 static bool generic_emit(struct tr *t, const struct insn *in)
 {
 	struct hmem x = {0}, m;
@@ -215,7 +222,7 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 	if (in->vex && flat32(t) && !(t->mode & MODE_X87) && !in->need)
 		return false;
 	if (in->has_mem) {
-		spilled = (in->reg.on && host_reg(in->reg.g) < 0) + (in->vvvv.on && host_reg(in->vvvv.g) < 0);
+		spilled = spilled_in(&in->reg) + spilled_in(&in->vvvv);
 		one = spilled > 1;
 		if (!ea_emit(t, in, &x, &val, &constant))
 			return false;
@@ -225,8 +232,13 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 		if (!lookup_emit(t, x, constant, val, false, in->mem_size, in->mem_acc & ACC_W, one, &m))
 			return false;
 		free = one ? FREE_S1 | FREE_S2 : FREE_S2;
-	} else if (host_reg(in->reg.on ? in->reg.g : 0) < 0 && host_reg(in->vvvv.on ? in->vvvv.g : 0) < 0) {
-		s1_lost(t); /* it may take all three */
+	} else {
+		/* it takes S2 first, S1 last */
+		spilled = spilled_in(&in->reg) + spilled_in(&in->vvvv) + spilled_in(&in->rm) + spilled_in(&in->opc);
+		if (spilled > 1)
+			scratch_lost(t, S0);
+		if (spilled > 2)
+			scratch_lost(t, S1);
 	}
 	if (t->saved && fl) {
 		/* flags that this instruction does not replace must be there */
@@ -453,8 +465,8 @@ static void liveness(struct tr *t)
 	}
 }
 
-/* Kinds whose code says itself when it takes S1. */
-static bool keeps_s1(const struct insn *in)
+/* Kinds whose code says itself when it takes S0 or S1. */
+static bool keeps_scratch(const struct insn *in)
 {
 	switch ((enum insn_kind)in->kind) {
 	case K_GENERIC: case K_NOP: case K_LEA: case K_PUSH: case K_POP: case K_LEAVE:
@@ -470,7 +482,7 @@ static void body_emit(struct tr *t)
 	bool sti = false;
 
 	t->rip = t->b->rip;
-	t->s1 = -1;
+	scratch_forget(t);
 	for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
 		const struct insn *in = &t->in[t->i];
 		uint8_t *start = t->e.p;
@@ -483,8 +495,10 @@ static void body_emit(struct tr *t)
 		for (unsigned int k = 0; k < t->n_groups; k++)
 			if (t->groups[k].check == t->i && t->groups[k].first > t->i && !t->groups[k].done)
 				(void)group_check_emit(t, &t->groups[k]);
-		if (!keeps_s1(in))
-			s1_lost(t);
+		if (!keeps_scratch(in)) {
+			scratch_lost(t, S0);
+			scratch_lost(t, S1);
+		}
 		if (!insn_emit(t, in)) {
 			/* nothing of it stays */
 			t->e.p = start;

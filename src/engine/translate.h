@@ -61,7 +61,7 @@ struct tr {
 	struct group groups[GROUP_MAX];
 	struct access acc[BLOCK_MAX][2];
 	unsigned int n_groups, n_acc;  /* n_acc: of the present instruction so far */
-	int s1;			      /* the group whose addend S1 holds, or -1 */
+	int held[2];		      /* the groups whose addends S0 and S1 hold, or -1 */
 	bool split;		      /* no groups */
 	bool loop;		      /* has a second copy, or is one */
 	int8_t pace;		      /* a register, -1: nothing moves */
@@ -110,7 +110,9 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 int32_t table_at(const struct tr *t, bool write, unsigned int cls);
 void late_emit(struct tr *t);
 void group_made(struct tr *t, struct group *s); /* its look-up has just been emitted */
-void s1_lost(struct tr *t); /* S1 holds something else now */
+/* S0 and S1 keep addends of groups while they can: a register is about to hold something else. */
+void scratch_lost(struct tr *t, int reg);
+void scratch_forget(struct tr *t); /* they hold none */
 
 /* translate_group.c */
 void groups_plan(struct tr *t);

@@ -375,7 +375,8 @@ bool flow_emit(struct tr *t, const struct insn *in)
 	case K_JCC:
 		if (t->loop && taken == t->b->rip) {
 			flags_restore(t);
-			s1_lost(t);
+			scratch_lost(t, S0);
+			scratch_lost(t, S1);
 			t->back = e_jcc(&t->e, in->opcode & 15);
 		} else {
 			link_emit(t, in->opcode & 15, taken);

@@ -162,7 +162,7 @@ bool loop_head_emit(struct tr *t)
 	struct emit *e = &t->e;
 
 	t->saved = false;
-	t->s1 = -1;
+	scratch_forget(t);
 	e_patch_here(e, t->back);
 	if (t->pace >= 0) {
 		if (!room_emit(t)) {

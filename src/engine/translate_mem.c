@@ -55,8 +55,7 @@ static int reg_in(struct tr *t, unsigned int g, int scratch)
 
 	if (h >= 0)
 		return h;
-	if (scratch == S1)
-		s1_lost(t);
+	scratch_lost(t, scratch);
 	e_load(&t->e, scratch, gs_gpr(g));
 	return scratch;
 }
@@ -85,7 +84,7 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 		}
 		if (a != (uint64_t)(int32_t)a)
 			return false;
-		s1_lost(t);
+		scratch_lost(t, S1);
 		e_load(&t->e, S1, gs_seg_base(in->seg));
 		*x = at(S1, (int32_t)a);
 		return true;
@@ -96,15 +95,17 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 	if (in->index >= 0)
 		x->index = (int8_t)reg_in(t, (unsigned int)in->index, S1);
 	if (narrow) {
+		scratch_lost(t, S0);
 		e_lea(&t->e, S0, *x, false);
 		*x = at(S0, 0);
 	}
 	if (fsgs) {
 		if (x->index >= 0) {
+			scratch_lost(t, S0);
 			e_lea(&t->e, S0, *x, true);
 			*x = at(S0, 0);
 		}
-		s1_lost(t);
+		scratch_lost(t, S1);
 		e_load(&t->e, S1, gs_seg_base(in->seg));
 		x->index = S1;
 		x->scale = 0;
@@ -141,13 +142,25 @@ static struct hmem addend_of(int k)
 	return m;
 }
 
-void s1_lost(struct tr *t)
+static bool wanted(const struct tr *t, int k)
 {
-	if (t->s1 >= 0 && (t->groups[t->s1].n || t->groups[t->s1].hoisted) && !t->groups[t->s1].kept) {
-		e_store(&t->e, addend_of(t->s1), S1);
-		t->groups[t->s1].kept = true;
+	return k >= 0 && (t->groups[k].n || t->groups[k].hoisted);
+}
+
+void scratch_lost(struct tr *t, int reg)
+{
+	int k = t->held[reg - S0];
+
+	if (wanted(t, k) && !t->groups[k].kept) {
+		e_store(&t->e, addend_of(k), reg);
+		t->groups[k].kept = true;
 	}
-	t->s1 = -1;
+	t->held[reg - S0] = -1;
+}
+
+void scratch_forget(struct tr *t)
+{
+	t->held[0] = t->held[1] = -1;
 }
 
 /* Where a look-up of the table begins: the site and the way out of line. */
@@ -183,7 +196,7 @@ static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool 
 	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]) || (value & 4095) + size > 4096)
 		return false;
 	flags_free(t);
-	s1_lost(t);
+	scratch_lost(t, S1);
 	l = late_new(t, size, write, false, cls);
 	l->constant = true;
 	l->value = value;
@@ -211,12 +224,19 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 	if (t->n_late >= sizeof(t->late) / sizeof(t->late[0]))
 		return false;
 	flags_free(t);
-	s1_lost(t);
 	if (x->index >= 0 || x->base == S1 || x->base == S2 || x->disp > INT32_MAX - 8192 ||
 	    x->disp < INT32_MIN + 8192) {
+		scratch_lost(t, S0);
+		scratch_lost(t, S1);
 		e_lea(e, S0, *x, true);
 		*x = at(S0, 0);
+	} else if (x->base != S0 && wanted(t, t->held[1]) && !wanted(t, t->held[0])) {
+		e_mov_rr(e, S0, S1);
+		t->held[0] = t->held[1];
 	}
+	if (t->held[0] != t->held[1])
+		scratch_lost(t, S1);
+	t->held[1] = -1;
 	first = last = *x;
 	first.disp += off;
 	last.disp += off + (int32_t)size - 1;
@@ -238,38 +258,51 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 	return true;
 }
 
+/* A register with the group's addend. */
+static int addend_load(struct tr *t, int k, bool s0_free)
+{
+	int r = S1;
+
+	if (t->held[0] == k || t->held[1] == k)
+		return t->held[0] == k ? S0 : S1;
+	if (s0_free && wanted(t, t->held[1]) && !wanted(t, t->held[0]))
+		r = S0;
+	scratch_lost(t, r);
+	e_load(&t->e, r, addend_of(k));
+	t->held[r - S0] = k;
+	return r;
+}
+
 /* The operand at guest address x as a host operand, with the addend of its group. */
 static struct hmem group_operand(struct tr *t, struct hmem x, int k)
 {
 	struct emit *e = &t->e;
+	int r;
 
 	if (x.base == S1 || x.index == S1) {
+		scratch_lost(t, S0);
 		e_lea(e, S0, x, true);
 		x = at(S0, 0);
 	}
 	t->groups[k].n--;
-	if (t->s1 != k) {
-		s1_lost(t);
-		e_load(e, S1, addend_of(k));
-		t->s1 = k;
-	}
+	r = addend_load(t, k, x.base != S0);
 	if (x.index < 0) {
-		x.index = S1;
+		x.index = (int8_t)r;
 		x.scale = 0;
 		return x;
 	}
 	if (x.base >= 0) {
-		s1_lost(t);
-		e_lea(e, S1, (struct hmem){.base = S1, .index = x.base}, true);
+		scratch_lost(t, r);
+		e_lea(e, r, (struct hmem){.base = (int8_t)r, .index = x.base}, true);
 	}
-	x.base = S1;
+	x.base = (int8_t)r;
 	return x;
 }
 
 void group_made(struct tr *t, struct group *g)
 {
 	g->done = true;
-	t->s1 = (int)(g - t->groups);
+	t->held[1] = (int)(g - t->groups);
 }
 
 bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, bool narrow,
@@ -285,6 +318,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		if ((int64_t)value == (int32_t)value) {
 			*out = at(S1, (int32_t)value);
 		} else {
+			scratch_lost(t, S0);
 			e_mov_imm(e, S0, value);
 			*out = (struct hmem){.base = S0, .index = S1};
 		}
@@ -292,6 +326,7 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		*out = group_operand(t, x, a->group);
 	} else {
 		if (narrow) {
+			scratch_lost(t, S0);
 			e_lea(e, S0, x, false);
 			x = at(S0, 0);
 		}
@@ -310,9 +345,10 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 		*out = x;
 	}
 	if (one) {
+		scratch_lost(t, S0);
+		scratch_lost(t, S1);
 		e_lea(e, S0, *out, true);
 		*out = at(S0, 0);
-		s1_lost(t);
 	}
 	return true;
 }
