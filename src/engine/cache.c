@@ -172,9 +172,14 @@ int cache_create(struct engine_vcpu *v)
 	v->enter_stub = cache_rx(c, c->s_enter);
 	v->under = cache_rx(c, c->s_under);
 	v->thunks = c->rw + c->thunks;
-	for (unsigned int i = 0; i < JC_SIZE; i++)
-		v->jc[i] = cache_rx(c, c->s_find);
 	return 0;
+}
+
+void cache_first_run(struct engine_vcpu *v)
+{
+	for (unsigned int i = 0; i < JC_SIZE; i++)
+		v->jc[i] = cache_rx(v->cache, v->cache->s_find);
+	v->has_run = true;
 }
 
 static void pages_free(struct cache *c)
@@ -215,8 +220,8 @@ void cache_flush(struct engine_vcpu *v)
 	pages_free(c);
 	for (unsigned int i = 0; i < BLOCK_HASH; i++)
 		c->hash[i] = 0;
-	for (unsigned int i = 0; i < JC_SIZE; i++)
-		v->jc[i] = cache_rx(c, c->s_find);
+	if (v->has_run)
+		cache_first_run(v);
 	space_reset(c);
 }
 

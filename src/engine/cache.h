@@ -126,6 +126,7 @@ struct cache {
 /* Through the jump cache to the guest address in S0; op 2: call, 4: jump. Destroys S1. */
 void jump_emit(struct emit *e, int op);
 int cache_create(struct engine_vcpu *v);
+void cache_first_run(struct engine_vcpu *v); /* the first engine_run() */
 void cache_destroy(struct engine_vcpu *v);
 void cache_flush(struct engine_vcpu *v);	     /* forget all blocks */
 void cache_drop_page(struct engine_vcpu *v, gpa_t gpa);

@@ -165,6 +165,10 @@ struct engine_exit {
 	enum engine_exit_reason reason;
 	struct engine_access access;	/* IO, MMIO, HYPERCALL (addr = nr, data = result), MSR */
 	bool failed;			/* MSR, set by the caller: #GP(0) */
+	uint32_t units;			/* IO: as many accesses of that length, one after the other */
+	/* IO reads with units > 1, set by the caller: the data of all of them (the first is in access
+	 * too). NULL: there is the first only, the others are asked for again. */
+	const void *more;
 	uint64_t args[4];		/* HYPERCALL */
 	uint64_t rip;			/* DEBUG: linear address */
 	uint64_t dr6, dr7;		/* DEBUG: as the processor would report, without the guest's DR6 */

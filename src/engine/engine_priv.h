@@ -180,6 +180,8 @@ enum {
 
 /* An access to MMIO or a port by the instruction in flight, kept for its re-execution. */
 #define REPLAY_MAX 40
+#define INS_BYTES 1024u
+
 struct replay {
 	uint64_t addr, data;
 	uint8_t len, space; /* 0 mmio, 1 io, 2 hypercall, 3 MSR */
@@ -277,6 +279,11 @@ struct engine_vcpu {
 	/* instruction in flight */
 	struct replay replay[REPLAY_MAX];
 	unsigned int replay_n, replay_i;
+	struct {
+		uint32_t want;	/* units that a read of a port may bring at once; 0: one */
+		uint32_t n, pos; /* brought, and used */
+		uint8_t data[INS_BYTES];
+	} ins;			/* REP INS: what came with the first unit */
 	uint32_t epoch;		/* ops called so far */
 	bool replay_wait;	/* the last entry waits for the caller's data */
 	struct engine_exit *exit;
@@ -314,6 +321,7 @@ struct engine_vcpu {
 	uint8_t bounce_buf[2][256] __attribute__((aligned(64)));
 	struct tlb_entry tlb[TM_COUNT][2][TLB_SIZE] __attribute__((aligned(64)));
 	uint64_t itlb_key[TM_COUNT][ITLB_SIZE];
+	bool has_run; /* jc is filled: half a MiB that a vCPU which never runs need not have */
 	void *jc[JC_SIZE]; /* indirect jumps: low 16 bits of the target → host code */
 };
 

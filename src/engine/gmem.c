@@ -35,6 +35,8 @@ int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned 
 		v->replay_wait = true;
 		v->exit->reason = space ? ENGINE_EXIT_IO : ENGINE_EXIT_MMIO;
 		v->exit->access = a;
+		v->exit->units = space == 1 && !write ? MAX(v->ins.want, 1u) : 1;
+		v->exit->more = NULL;
 		return X_EXIT;
 	}
 	v->replay_i++;

@@ -353,6 +353,11 @@ static void replay_complete(struct engine_vcpu *v, const struct engine_exit *x)
 		return;
 	v->replay_wait = false;
 	v->replay[v->replay_n - 1].data = x->access.data;
+	if (v->replay[v->replay_n - 1].space == 1 && x->units > 1 && x->more) {
+		v->ins.n = MIN(x->units, INS_BYTES / x->access.len);
+		memcpy(v->ins.data, x->more, (size_t)v->ins.n * x->access.len);
+		v->ins.pos = 1; /* the first is the access itself */
+	}
 	if (v->replay[v->replay_n - 1].space == 3)
 		v->replay[v->replay_n - 1].failed = x->failed;
 }
@@ -378,6 +383,8 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 	uint64_t gs = gs_read();
 	int r;
 
+	if (!v->has_run)
+		cache_first_run(v);
 	replay_complete(v, x);
 	v->exit = x;
 	v->fault_foreign = false;

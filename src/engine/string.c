@@ -83,6 +83,34 @@ static int dst_linear(struct str *s, bool write, uint64_t *lin)
 	return seg_linear(s->v, S_ES, reg(s, R_DI), s->size, write, lin);
 }
 
+/*
+ * How many units INS may ask for at once. KVM's rule, so that who counts exits counts
+ * the same: bytes of the page that are left, taken as units. A store that faults on
+ * the way loses what was read for it and behind it, there as here.
+ */
+static uint32_t units_at_once(struct str *s, uint64_t count)
+{
+	uint64_t off = reg(s, R_DI) & 4095, room = s->step < 0 ? off : 4096 - off;
+
+	return (uint32_t)MAX(MIN(MIN(count, room), (uint64_t)INS_BYTES / s->size), 1u);
+}
+
+/* The next unit for INS: one that came with an earlier one, or the port's. */
+static int ins_read(struct str *s, uint64_t *a)
+{
+	struct engine_vcpu *v = s->v;
+	uint16_t port = (uint16_t)v->gpr[R_DX];
+
+	if (v->ins.pos == v->ins.n || v->replay_i < v->replay_n)
+		return io_access(v, port, s->size, false, a);
+	*a = 0;
+	memcpy(a, v->ins.data + v->ins.pos++ * s->size, s->size);
+	/* The store may be one to a device, and the iteration done again. */
+	v->replay[v->replay_n++] = (struct replay){.addr = port, .len = (uint8_t)s->size, .space = 1, .data = *a};
+	v->replay_i++;
+	return X_NEXT;
+}
+
 /* One iteration, registers included. */
 static int one(struct str *s)
 {
@@ -131,7 +159,7 @@ static int one(struct str *s)
 		/* the store must be possible before the port is read */
 		r = gmem_check(v, dst, s->size, true, m);
 		if (!r)
-			r = io_access(v, (uint16_t)v->gpr[R_DX], s->size, false, &a);
+			r = ins_read(s, &a);
 		if (!r)
 			r = gmem_write(v, dst, &a, s->size, m);
 		break;
@@ -248,17 +276,23 @@ int string_exec(struct engine_vcpu *v, const struct insn *in)
 		if (r)
 			return r;
 	}
+	v->ins.want = 0;
+	if (!v->replay_n)
+		v->ins.n = v->ins.pos = 0;
 	if (!in->rep)
 		return one(&s);
 	for (;;) {
+		bool brought = v->ins.pos < v->ins.n; /* and lost if it is not used now */
+
 		count = reg(&s, R_CX);
 		if (!count)
 			return X_NEXT;
-		if (done && (must_look(v) || (v->vflags & FL_TF) || v->bp_hit))
+		if (done && !brought && (must_look(v) || (v->vflags & FL_TF) || v->bp_hit))
 			return X_JUMP; /* at the same RIP, to come back */
 		uint64_t n = bulk(&s, count);
 
 		if (!n) {
+			v->ins.want = s.op == OP_INS && !brought ? units_at_once(&s, count) : 0;
 			r = one(&s);
 			if (r)
 				return r;

@@ -17,7 +17,7 @@
 #define SOFT_RUN_PAGES	  3u	/* kvm_run, PIO data, coalesced ring */
 #define SOFT_PIO_PAGE	  1u
 #define SOFT_RING_PAGE	  2u
-#define SOFT_MAX_VCPUS	  255u
+#define SOFT_MAX_VCPUS	  1024u
 #define SOFT_MAX_VCPU_IDS 4096u
 #define SOFT_MAX_SLOTS	  32764u
 #define SOFT_MAX_ROUTES	  4096u

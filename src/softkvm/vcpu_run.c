@@ -215,7 +215,7 @@ static int exit_io(struct soft_vcpu *v)
 	run->io.direction = a->write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = a->len;
 	run->io.port = (uint16_t)a->addr;
-	run->io.count = 1;
+	run->io.count = v->exit.units;
 	run->io.data_offset = SOFT_PIO_PAGE * SOFT_PAGE_SIZE;
 	if (a->write)
 		store_le((uint8_t *)run + SOFT_PIO_PAGE * SOFT_PAGE_SIZE, a->data, a->len);
@@ -260,12 +260,14 @@ static void complete_pending(struct soft_vcpu *v)
 {
 	struct engine_access *a = &v->exit.access;
 
-	if (v->pending == PENDING_IO && !a->write)
-		a->data = load_le((uint8_t *)v->run + SOFT_PIO_PAGE * SOFT_PAGE_SIZE, a->len) &
-			  len_mask(a->len);
-	else if (v->pending == PENDING_MMIO && !a->write)
+	if (v->pending == PENDING_IO && !a->write) {
+		const uint8_t *page = (uint8_t *)v->run + SOFT_PIO_PAGE * SOFT_PAGE_SIZE;
+
+		a->data = load_le(page, a->len) & len_mask(a->len);
+		v->exit.more = page;
+	} else if (v->pending == PENDING_MMIO && !a->write) {
 		a->data = load_le(v->run->mmio.data, a->len) & len_mask(a->len);
-	else if (v->pending == PENDING_MSR) {
+	} else if (v->pending == PENDING_MSR) {
 		a->data = READ_ONCE(v->run->msr.data);
 		v->exit.failed = READ_ONCE(v->run->msr.error);
 	}
