@@ -333,7 +333,7 @@ static int fetch_page(struct engine_vcpu *v, uint64_t lin, uint8_t *buf, unsigne
 		return X_FAULT;
 	*n = want < room ? want : room;
 	if (!e->host) {
-		v->exit->reason = ENGINE_EXIT_INTERNAL;
+		v->exit->reason = ENGINE_EXIT_NO_CODE;
 		v->exit->rip = lin;
 		return X_LEAVE;
 	}

@@ -159,7 +159,7 @@ int engine_set_debugregs(struct engine_vcpu *v, const struct engine_debugregs *d
 	for (int i = 0; i < 4; i++)
 		v->dr[i] = d->db[i];
 	v->dr6 = d->dr6;
-	v->dr7 = d->dr7 | 0x400;
+	v->dr7 = d->dr7;
 	debug_update(v);
 	return 0;
 }

@@ -158,7 +158,8 @@ enum engine_exit_reason {
 	ENGINE_EXIT_HYPERCALL,
 	ENGINE_EXIT_MSR,	/* access: addr = index; at re-entry data and failed are the answer */
 	ENGINE_EXIT_WINDOW,	/* engine_request_window: an interrupt can be taken now */
-	ENGINE_EXIT_INTERNAL,	/* the engine cannot go on: see text */
+	ENGINE_EXIT_NO_CODE,	/* RIP is in no RAM: see text */
+	ENGINE_EXIT_INTERNAL,	/* the host's memory of a slot cannot be touched: see text */
 };
 
 struct engine_exit {
@@ -187,7 +188,8 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x);
 /* Leave with ENGINE_EXIT_WINDOW as soon as IF = 1 and no shadow holds (once). */
 void engine_request_window(struct engine_vcpu *v, bool on);
 
-/* True if an external interrupt could be injected now (IF, shadow, no event in delivery). */
+/* True if an external interrupt could be injected now (IF, shadow, no event in delivery),
+ * or as soon as the access in flight is finished. */
 bool engine_can_inject(const struct engine_vcpu *v);
 
 /* ---- state: what KVM_GET/SET_* need -------------------------------------- */
@@ -240,7 +242,10 @@ void engine_get_regs(const struct engine_vcpu *v, struct engine_regs *r);
 /* Between an IO or MMIO exit and re-entry: with another RIP the access is given up, with the same it goes on. */
 void engine_set_regs(struct engine_vcpu *v, const struct engine_regs *r);
 void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
-/* Errors: -EINVAL for combinations that no processor can be in (PG without PE, …). */
+/* -EINVAL for combinations that no processor can be in (PG without PE, …), and for bits of CR4 that CPUID
+ * does not have. */
+int engine_check_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
+/* Errors: as engine_check_sregs(). */
 int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
 /* The bits of CR4 that a guest may set whose CPUID answers as `ask` does (the op cpuid's form). */
 uint64_t engine_cr4_bits(void (*ask)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *cpu);

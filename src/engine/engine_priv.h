@@ -505,6 +505,7 @@ void pcid_destroy(struct engine_vcpu *v);
 /* gmem.c: guest memory by linear address, for C */
 struct pageref {
 	uint8_t *host; /* NULL: MMIO */
+	const uint8_t *rom; /* where a write is MMIO, what a read finds; or NULL */
 	gpa_t gpa;
 	struct slot *slot;
 };

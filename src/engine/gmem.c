@@ -52,11 +52,11 @@ int io_access(struct engine_vcpu *v, uint16_t port, unsigned int len, bool write
 	return replay_access(v, 1, port, len, write, data);
 }
 
-/* MMIO in pieces of eight bytes and what is left. */
+/* MMIO in pieces of eight bytes and what is left, as KVM has it: three bytes are one piece. */
 static int mmio_copy(struct engine_vcpu *v, gpa_t gpa, uint8_t *p, unsigned int n, bool write)
 {
 	while (n) {
-		unsigned int len = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+		unsigned int len = n < 8 ? n : 8;
 		uint64_t d = 0;
 		int r;
 
@@ -125,9 +125,11 @@ static void ram_load(uint8_t *d, const uint8_t *s, unsigned int n)
 
 static int piece_read(struct engine_vcpu *v, struct pageref *r, uint8_t *p, unsigned int n)
 {
-	if (!r->host)
+	const uint8_t *from = r->host ? r->host : r->rom;
+
+	if (!from)
 		return mmio_copy(v, r->gpa, p, n, false);
-	ram_load(p, r->host, n);
+	ram_load(p, from, n);
 	return X_NEXT;
 }
 

@@ -214,6 +214,12 @@ int engine_translate(struct engine_vcpu *v, gva_t gva, gpa_t *gpa, bool *writabl
 	struct walk w;
 	int r;
 
+	if (!(v->cr0 & CR0_PG)) {
+		*gpa = gva;
+		*writable = true;
+		*user = false;
+		return 0;
+	}
 	if (atomic_load(&v->attn) & REQ_TLB)
 		requests_handle(v);
 	r = mmu_walk(v, gva, false, false, TM_SUP_AC, true, &w);

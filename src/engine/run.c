@@ -364,11 +364,16 @@ static void replay_complete(struct engine_vcpu *v, const struct engine_exit *x)
 
 static int internal_error(struct engine_vcpu *v, struct engine_exit *x)
 {
-	(void)snprintf(x->text, sizeof(x->text),
-		       "guest rip %#llx: host fault at %#llx, or code outside of RAM (%#llx)",
-		       (unsigned long long)v->rip, (unsigned long long)v->fault_host,
-		       (unsigned long long)x->rip);
+	(void)snprintf(x->text, sizeof(x->text), "guest rip %#llx: host fault at %#llx",
+		       (unsigned long long)v->rip, (unsigned long long)v->fault_host);
 	return -EFAULT;
+}
+
+static int no_code(struct engine_vcpu *v, struct engine_exit *x)
+{
+	(void)snprintf(x->text, sizeof(x->text), "guest rip %#llx: code outside of RAM (%#llx)",
+		       (unsigned long long)v->rip, (unsigned long long)x->rip);
+	return 0;
 }
 
 static void shutdown_text(struct engine_vcpu *v, struct engine_exit *x)
@@ -421,5 +426,7 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 	fault_thread_set(NULL);
 	if (x->reason == ENGINE_EXIT_SHUTDOWN)
 		shutdown_text(v, x);
+	if (x->reason == ENGINE_EXIT_NO_CODE)
+		return no_code(v, x);
 	return x->reason == ENGINE_EXIT_INTERNAL ? internal_error(v, x) : 0;
 }

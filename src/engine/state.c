@@ -157,10 +157,8 @@ bool cr0_valid(uint64_t cr0)
 	return !((cr0 & CR0_NW) && !(cr0 & CR0_CD));
 }
 
-int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
+int engine_check_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 {
-	if (atomic_load(&v->attn) & REQ_TLB)
-		requests_handle(v); /* the map that PDPTEs are read from */
 	if (!cr0_valid(s->cr0) || (s->cr4 & ~CR4_KNOWN))
 		return -EINVAL;
 	if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {
@@ -169,6 +167,17 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	} else if ((s->efer & EFER_LMA) || s->seg[S_CS].l) {
 		return -EINVAL;
 	}
+	return 0;
+}
+
+int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
+{
+	int r = engine_check_sregs(v, s);
+
+	if (r)
+		return r;
+	if (atomic_load(&v->attn) & REQ_TLB)
+		requests_handle(v); /* the map that PDPTEs are read from */
 	for (int i = 0; i < 6; i++)
 		seg_from_api(&v->seg[i], &s->seg[i]);
 	seg_from_api(&v->seg[S_LDT], &s->ldt);
@@ -345,12 +354,10 @@ static int efer_write(struct engine_vcpu *v, uint64_t val, bool host)
 		ok |= EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	if (val & ~ok)
 		return -EINVAL;
-	if (!host) {
-		/* LMA is read-only here, LME is fixed while paging */
-		val = (val & ~EFER_LMA) | (v->efer & EFER_LMA);
-		if ((v->cr0 & CR0_PG) && ((val ^ v->efer) & EFER_LME))
-			return -EINVAL;
-	}
+	/* LMA is read-only here, LME is fixed while paging */
+	val = (val & ~EFER_LMA) | (v->efer & EFER_LMA);
+	if (!host && (v->cr0 & CR0_PG) && ((val ^ v->efer) & EFER_LME))
+		return -EINVAL;
 	if ((val ^ v->efer) & EFER_NXE)
 		tlb_flush_all(v);
 	v->efer = val;
@@ -399,7 +406,7 @@ int msr_write(struct engine_vcpu *v, uint32_t index, uint64_t val, bool host)
 		v->star = val;
 		return 0;
 	case MSR_FMASK:
-		v->fmask = (uint32_t)val;
+		v->fmask = val; /* the upper half is only kept */
 		return 0;
 	case MSR_TSC_AUX:
 		if (val >> 32)
@@ -417,6 +424,9 @@ int msr_write(struct engine_vcpu *v, uint32_t index, uint64_t val, bool host)
 	default:
 		return -ENOENT;
 	}
+	/* AMD's processors do not mind here, Intel's do: as KVM, make it one. */
+	if (index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP)
+		val = (uint64_t)((int64_t)(val << 16) >> 16);
 	if (!is_canonical(val))
 		return -EINVAL;
 	switch (index) {
@@ -549,7 +559,7 @@ void engine_request_window(struct engine_vcpu *v, bool on)
 
 bool engine_can_inject(const struct engine_vcpu *v)
 {
-	return v->iff && !v->shadow && !v->event.valid && !v->replay_n && !v->replay_wait;
+	return v->iff && !v->shadow && !v->event.valid;
 }
 
 void engine_vcpu_cpuid_changed(struct engine_vcpu *v)

@@ -188,6 +188,7 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 	if (t->tag == (uint64_t)((int64_t)lin >> 12)) {
 		r->host = (uint8_t *)(lin + t->addend);
 		r->slot = NULL; /* direct: nothing to note */
+		r->rom = NULL;
 		return X_NEXT;
 	}
 	x = mmu_walk(v, lin, write, false, m, false, &w);
@@ -196,7 +197,10 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 	r->gpa = w.gpa;
 	r->slot = slot_find(v, w.gpa);
 	r->host = NULL;
+	r->rom = NULL;
 	if (!r->slot || (write && (r->slot->flags & ENGINE_SLOT_RDONLY))) {
+		if (r->slot)
+			r->rom = r->slot->host + (w.gpa - r->slot->gpa);
 		r->slot = NULL;
 		return X_NEXT;
 	}

@@ -390,6 +390,11 @@ int i8259_save(const struct i8259 *pic, unsigned which, struct kvm_pic_state *ou
 	return 0;
 }
 
+void i8259_update(struct i8259 *pic)
+{
+	update_output(pic);
+}
+
 int i8259_load(struct i8259 *pic, unsigned which, const struct kvm_pic_state *in)
 {
 	if (which > KVM_IRQCHIP_PIC_SLAVE)

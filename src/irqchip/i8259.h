@@ -85,6 +85,8 @@ static inline bool i8259_output(const struct i8259 *pic)
 
 /* which: KVM_IRQCHIP_PIC_MASTER or _SLAVE; -EINVAL otherwise. Load takes any value, as KVM. */
 int i8259_save(const struct i8259 *pic, unsigned which, struct kvm_pic_state *out) __must_check;
+/* Look again at what the inputs ask for: the slave's output is an input of the master. */
+void i8259_update(struct i8259 *pic);
 int i8259_load(struct i8259 *pic, unsigned which, const struct kvm_pic_state *in) __must_check;
 
 #endif

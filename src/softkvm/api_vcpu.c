@@ -128,13 +128,16 @@ static int get_lapic(void *obj, uintptr_t arg)
 static int set_lapic(void *obj, uintptr_t arg)
 {
 	V;
+	struct kvm_lapic_state s;
 	int r;
 
 	if (!v->has_lapic)
 		return -EINVAL;
+	if (copy_from_user(&s, arg, sizeof(s)))
+		return -EFAULT;
 	/* What was posted since the state was read is not in it: it stays posted, as in KVM. */
 	pv_eoi_collect(v);
-	r = lapic_load(&v->lapic, (void *)arg, clock_ns());
+	r = lapic_load(&v->lapic, &s, clock_ns());
 	v->timer_dirty = true;
 	vcpu_lapic_done(v);
 	vcpu_request(v, REQ_SCAN_EOI | REQ_EVENT);
@@ -522,7 +525,7 @@ static const struct ioctl_row rows[] = {
 	{ KVM_GET_MP_STATE, get_mp_state },
 	{ KVM_SET_MP_STATE, set_mp_state },
 	{ KVM_GET_LAPIC, get_lapic },
-	{ KVM_SET_LAPIC, set_lapic },
+	{ KVM_SET_LAPIC, set_lapic, true },
 	{ KVM_SET_VAPIC_ADDR, set_vapic_addr },
 	{ KVM_GET_MSRS, get_msrs, true },
 	{ KVM_SET_MSRS, set_msrs, true },

@@ -257,10 +257,13 @@ static int set_pit2(void *obj, uintptr_t arg)
 static int reinject_control(void *obj, uintptr_t arg)
 {
 	VM;
+	struct kvm_reinject_control c;
 
+	if (copy_from_user(&c, arg, sizeof(c)))
+		return -EFAULT;
 	if (!READ_ONCE(vm->pit))
 		return -ENXIO;
-	pit_set_reinject(vm, ((struct kvm_reinject_control *)arg)->pit_reinject);
+	pit_set_reinject(vm, c.pit_reinject);
 	return 0;
 }
 
@@ -278,12 +281,14 @@ static int set_tss_addr(void *obj, uintptr_t arg)
 static int set_identity_map_addr(void *obj, uintptr_t arg)
 {
 	VM;
+	uint64_t addr;
 	int r = -EINVAL;
 
 	mutex_lock(&vm->lock);
 	if (!atomic_load(&vm->nr_vcpus)) {
-		vm->identity_addr = *(uint64_t *)arg;
-		r = 0;
+		r = copy_from_user(&addr, arg, sizeof(addr));
+		if (!r)
+			vm->identity_addr = addr;
 	}
 	mutex_unlock(&vm->lock);
 	return r;
@@ -386,6 +391,20 @@ static int get_tsc_khz(void *obj, uintptr_t arg)
 	return (int)vm->default_tsc_khz;
 }
 
+/* As for a vCPU: there is no scaling. */
+static int set_tsc_khz(void *obj, uintptr_t arg)
+{
+	VM;
+	uint64_t host = vm->tsc_khz, want = arg ? arg : host;
+	int r = -EINVAL;
+
+	mutex_lock(&vm->lock);
+	if (!atomic_load(&vm->nr_vcpus) && want <= host + host / 4000 && want >= host - host / 4000)
+		r = 0;
+	mutex_unlock(&vm->lock);
+	return r;
+}
+
 static const struct ioctl_row rows[] = {
 	{ KVM_IRQ_LINE, irq_line },
 	{ KVM_IRQ_LINE_STATUS, irq_line_status },
@@ -412,9 +431,9 @@ static const struct ioctl_row rows[] = {
 	{ KVM_SET_PIT, set_pit },
 	{ KVM_GET_PIT2, get_pit2 },
 	{ KVM_SET_PIT2, set_pit2 },
-	{ KVM_REINJECT_CONTROL, reinject_control },
+	{ KVM_REINJECT_CONTROL, reinject_control, true /* it has no size */ },
 	{ KVM_SET_TSS_ADDR, set_tss_addr, true },
-	{ KVM_SET_IDENTITY_MAP_ADDR, set_identity_map_addr },
+	{ KVM_SET_IDENTITY_MAP_ADDR, set_identity_map_addr, true },
 	{ KVM_SET_NR_MMU_PAGES, set_nr_mmu_pages, true },
 	{ KVM_GET_NR_MMU_PAGES, get_nr_mmu_pages, true },
 	{ KVM_SET_BOOT_CPU_ID, set_boot_cpu_id, true },
@@ -423,6 +442,7 @@ static const struct ioctl_row rows[] = {
 	{ KVM_X86_SET_MSR_FILTER, set_msr_filter, true },
 	{ KVM_GET_STATS_FD, get_stats_fd, true },
 	{ KVM_GET_TSC_KHZ, get_tsc_khz, true },
+	{ KVM_SET_TSC_KHZ, set_tsc_khz, true },
 };
 
 static int vm_ioctl_request(struct soft_file *f, unsigned long request, uintptr_t arg)

@@ -9,6 +9,7 @@
 #include <linux/kvm.h>
 
 #define CPUID_MAX_ENTRIES 256u
+#define CPUID_PHYS_BITS	  36u /* where it does not say */
 
 /* Registers of an entry by number: 0 eax, 1 ebx, 2 ecx, 3 edx. */
 uint32_t cpuid_reg(const struct kvm_cpuid_entry2 *e, unsigned reg);
@@ -22,6 +23,7 @@ uint64_t cpuid_xcr0(void);
 /* SDM "CPUID—CPU Identification" feature bits the room asks for: leaf, subleaf, register, bit. */
 #define CPUID_X2APIC	   1, 0, 2, 21
 #define CPUID_TSC_DEADLINE 1, 0, 2, 24
+#define CPUID_TSC_ADJUST   7, 0, 1, 1
 #define CPUID_LEAF_KVM	   0x40000000u
 
 #endif

@@ -6,10 +6,13 @@
 
 #define VALID_FLAGS ((1u << kvm_ioeventfd_flag_nr_max) - 1)
 
+/* Where a write is looked for. */
+enum space { SPACE_MMIO, SPACE_PIO, SPACE_CCW };
+
 struct soft_ioeventfd {
 	struct iobus_device dev;
 	struct held_eventfd event;
-	bool pio;
+	enum space space;
 	bool match;
 	uint64_t datamatch;
 	struct soft_ioeventfd *next; /* vm->bus_lock */
@@ -22,7 +25,7 @@ static bool ioeventfd_write(struct iobus_device *d, uint64_t addr, unsigned len,
 
 	if (addr != d->addr || (d->len && d->len != len))
 		return false;
-	if (p->match && value != (p->datamatch & len_mask(len)))
+	if (p->match && value != p->datamatch)
 		return false;
 	eventfd_signal(&p->event);
 	return true;
@@ -33,16 +36,24 @@ static const struct iobus_ops ioeventfd_ops = { .write = ioeventfd_write };
 /* Could both take the same write? */
 static bool collides(const struct soft_ioeventfd *a, const struct soft_ioeventfd *b)
 {
-	if (a->pio != b->pio || a->dev.addr != b->dev.addr)
+	if (a->space != b->space || a->dev.addr != b->dev.addr)
 		return false;
 	if (!a->dev.len || !b->dev.len)
 		return true;
 	return a->dev.len == b->dev.len && (!a->match || !b->match || a->datamatch == b->datamatch);
 }
 
-static struct iobus *bus_of(struct soft_vm *vm, bool pio)
+static enum space space_of(const struct kvm_ioeventfd *a)
 {
-	return pio ? &vm->pio : &vm->mmio;
+	if (a->flags & KVM_IOEVENTFD_FLAG_PIO)
+		return SPACE_PIO;
+	return a->flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY ? SPACE_CCW : SPACE_MMIO;
+}
+
+/* The third is s390's hypercall. KVM takes it on x86, too, where nothing ever writes there. */
+static struct iobus *bus_of(struct soft_vm *vm, enum space space)
+{
+	return space == SPACE_PIO ? &vm->pio : space == SPACE_MMIO ? &vm->mmio : &vm->ccw;
 }
 
 static int assign(struct soft_vm *vm, struct soft_ioeventfd *p)
@@ -55,7 +66,7 @@ static int assign(struct soft_vm *vm, struct soft_ioeventfd *p)
 			mutex_unlock(&vm->bus_lock);
 			return -EEXIST;
 		}
-	r = iobus_add(bus_of(vm, p->pio), &p->dev);
+	r = iobus_add(bus_of(vm, p->space), &p->dev);
 	if (!r) {
 		p->next = vm->ioeventfds;
 		vm->ioeventfds = p;
@@ -66,7 +77,7 @@ static int assign(struct soft_vm *vm, struct soft_ioeventfd *p)
 
 static int deassign(struct soft_vm *vm, const struct kvm_ioeventfd *a)
 {
-	bool pio = a->flags & KVM_IOEVENTFD_FLAG_PIO;
+	enum space space = space_of(a);
 	bool match = a->flags & KVM_IOEVENTFD_FLAG_DATAMATCH;
 	struct soft_ioeventfd *p = NULL, **at;
 	uint64_t id;
@@ -78,14 +89,14 @@ static int deassign(struct soft_vm *vm, const struct kvm_ioeventfd *a)
 	mutex_lock(&vm->bus_lock);
 	for (at = &vm->ioeventfds; *at; at = &(*at)->next) {
 		p = *at;
-		if (p->pio == pio && p->event.id == id && p->dev.addr == a->addr &&
+		if (p->space == space && p->event.id == id && p->dev.addr == a->addr &&
 		    p->dev.len == a->len && p->match == match &&
 		    (!match || p->datamatch == a->datamatch))
 			break;
 	}
 	if (*at) {
 		*at = p->next;
-		iobus_remove(bus_of(vm, pio), &p->dev);
+		iobus_remove(bus_of(vm, space), &p->dev);
 	} else {
 		p = NULL;
 	}
@@ -110,9 +121,6 @@ int ioeventfd_set(struct soft_vm *vm, const struct kvm_ioeventfd *a)
 		return -EINVAL;
 	if (!a->len && a->flags & KVM_IOEVENTFD_FLAG_DATAMATCH)
 		return -EINVAL;
-	/* The rest of the flags is s390's. */
-	if (a->flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY)
-		return -EINVAL;
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;
@@ -120,7 +128,7 @@ int ioeventfd_set(struct soft_vm *vm, const struct kvm_ioeventfd *a)
 	if (r)
 		goto free_it;
 	p->dev = (struct iobus_device){ .addr = a->addr, .len = a->len, .ops = &ioeventfd_ops };
-	p->pio = a->flags & KVM_IOEVENTFD_FLAG_PIO;
+	p->space = space_of(a);
 	p->match = a->flags & KVM_IOEVENTFD_FLAG_DATAMATCH;
 	p->datamatch = a->datamatch;
 	r = assign(vm, p);
@@ -138,7 +146,7 @@ void ioeventfd_destroy_all(struct soft_vm *vm)
 		struct soft_ioeventfd *p = vm->ioeventfds;
 
 		vm->ioeventfds = p->next;
-		iobus_remove(bus_of(vm, p->pio), &p->dev);
+		iobus_remove(bus_of(vm, p->space), &p->dev);
 		eventfd_drop(&p->event);
 		free(p);
 	}

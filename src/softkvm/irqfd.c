@@ -181,19 +181,18 @@ static int assign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	r = eventfd_hold(&f->event, (int)a->fd);
 	if (r)
 		goto free_it;
+	/* The resampler before the list: one that is refused there lowers the level again, as in KVM. */
 	if (a->flags & KVM_IRQFD_FLAG_RESAMPLE) {
 		r = eventfd_hold(&f->resample, (int)a->resamplefd);
 		if (r)
 			goto drop_event;
+		r = resampler_join(f);
+		if (r)
+			goto drop_resample;
 	}
 	r = list_add(vm->ctx, f);
 	if (r)
-		goto drop_resample;
-	if (a->flags & KVM_IRQFD_FLAG_RESAMPLE) {
-		r = resampler_join(f);
-		if (r)
-			goto unlist;
-	}
+		goto leave;
 	f->watch = (struct loop_watch){
 		.fd = f->event.fd, .events = EPOLLIN, .ready = on_signal, .arg = f,
 	};
@@ -201,9 +200,9 @@ static int assign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	if (f->watch.active)
 		return 0;
 	r = -ENOSPC;
-	resampler_leave(f);
-unlist:
 	list_del(vm->ctx, f);
+leave:
+	resampler_leave(f);
 drop_resample:
 	if (f->resample.fd >= 0)
 		eventfd_drop(&f->resample);

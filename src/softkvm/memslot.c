@@ -376,6 +376,16 @@ int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len)
 	return guest_access(m, gpa, dst, len, false);
 }
 
+bool guest_is_writable(struct memslots *m, gpa_t gpa)
+{
+	unsigned g = grace_enter(m->grace);
+	const struct memslot *s = find_gpa(atomic_load(&m->table), gpa);
+	bool yes = s && !(s->flags & KVM_MEM_READONLY);
+
+	grace_leave(m->grace, g);
+	return yes;
+}
+
 int guest_write(struct memslots *m, gpa_t gpa, const void *src, size_t len)
 {
 	return guest_access(m, gpa, (void *)(uintptr_t)src, len, true);

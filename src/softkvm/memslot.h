@@ -65,6 +65,8 @@ int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_lo
  * slot, in a read-only one (write), or its host memory is not there. Any thread.
  */
 int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len) __must_check;
+/* Is there memory at gpa that a guest may write? */
+bool guest_is_writable(struct memslots *m, gpa_t gpa);
 int guest_write(struct memslots *m, gpa_t gpa, const void *src, size_t len) __must_check;
 /* Set or clear bits of one byte atomically; the old value or -EFAULT. */
 int guest_set_bits8(struct memslots *m, gpa_t gpa, uint8_t mask);

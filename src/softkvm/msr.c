@@ -3,6 +3,7 @@
  * steer does not exist here, but guests write and savers read them.
  */
 #include "softkvm/msr.h"
+#include "softkvm/cpuid.h"
 #include "softkvm/vcpu.h"
 #include <linux/kvm_para.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 enum {
 	MSR_APIC_BASE = 0x1b, MSR_TSC_ADJUST = 0x3b, MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0,
 	MSR_MCG_CAP = 0x179, MSR_MCG_STATUS = 0x17a, MSR_MCG_CTL = 0x17b, MSR_MC0_CTL = 0x400,
-	MSR_X2APIC_FIRST = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_MTRR_CAP = 0xfe,
+	MSR_X2APIC_FIRST = 0x800, MSR_X2APIC_LAST = 0x8ff, MSR_MTRR_CAP = 0xfe, MSR_MTRR_DEF_TYPE = 0x2ff,
 	MSR_UCODE_REV = 0x8b, MSR_PLATFORM_INFO = 0xce, MSR_HWCR = 0xc0010015,
 };
 
@@ -35,19 +36,15 @@ static const struct stored stored[] = {
 	{ 0x34, 0x34, 0, 0, ALL },			/* SMI_COUNT */
 	{ MSR_UCODE_REV, MSR_UCODE_REV, 0x100000000ull, 0, ALL },
 	{ MSR_PLATFORM_INFO, MSR_PLATFORM_INFO, 1ull << 31, 0, ALL },
-	{ MSR_MTRR_CAP, MSR_MTRR_CAP, 0x508, 0, 0 },	/* 8 variable ranges, fixed, WC */
 	{ 0x140, 0x140, 0, 0, 1 },			/* MISC_FEATURES_ENABLES */
-	{ 0x186, 0x187, 0, ALL, ALL },			/* P6 EVNTSEL: counts nothing */
-	{ 0xc1, 0xc2, 0, ALL, ALL },			/* P6 PERFCTR */
 	{ 0x198, 0x198, 0x400000003e8ull, 0, 0 },	/* PERF_STATUS */
 	{ 0x1a0, 0x1a0, NO_TRACING, ALL, ALL, .kept = NO_TRACING }, /* MISC_ENABLE */
 	{ 0x1fc, 0x1fc, 0, ALL, ALL },			/* POWER_CTL */
 	{ 0x1d9, 0x1d9, 0, 3, 3 },			/* DEBUGCTL: LBR, BTF, without effect */
 	{ 0x1db, 0x1de, 0, 0, 0 },			/* last branch and interrupt */
-	{ 0x200, 0x20f, 0, ALL, ALL },			/* variable MTRRs */
+	{ 0x200, 0x20f, 0, ALL, ALL },			/* MTRRs: see mtrr_valid() */
 	{ 0x250, 0x250, 0, ALL, ALL }, { 0x258, 0x259, 0, ALL, ALL }, { 0x268, 0x26f, 0, ALL, ALL },
-	{ 0x2ff, 0x2ff, 0, 0xcff, 0xcff },		/* MTRR default type */
-	{ 0xc0010000, 0xc0010007, 0, ALL, ALL },	/* K7 counters */
+	{ MSR_MTRR_DEF_TYPE, MSR_MTRR_DEF_TYPE, 0, 0xcff, 0xcff },
 	{ 0xc0010010, 0xc0010010, 0, 0, 0 },		/* SYSCFG */
 	{ MSR_HWCR, MSR_HWCR, 0, HWCR, HWCR, HWCR_DROPPED },
 	{ 0xc001001b, 0xc001001b, 0x20000000, ALL, ALL }, { 0xc001001f, 0xc001001f, 0, ALL, ALL },
@@ -122,13 +119,18 @@ int msr_feature_get(uint32_t index, uint64_t *value)
 
 static bool is_mce(struct soft_vcpu *v, uint32_t index)
 {
-	return (index >= MSR_MCG_CAP && index <= MSR_MCG_CTL) ||
+	return index <= 1 || /* the P5's address and type */
+	       (index >= MSR_MCG_CAP && index <= MSR_MCG_CTL) ||
 	       (index >= MSR_MC0_CTL && index < MSR_MC0_CTL + 4 * MCG_MAX_BANKS);
 }
 
 static int mce_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool host)
 {
 	switch (index) {
+	case 0:
+	case 1:
+		*value = 0;
+		return 0;
 	case MSR_MCG_CAP:
 		*value = v->msr.mcg_cap;
 		return 0;
@@ -159,6 +161,8 @@ static int mce_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool hos
 	uint32_t n = index - MSR_MC0_CTL;
 
 	switch (index) {
+	case 0:
+	case 1:
 	case MSR_MCG_CAP:
 		return 1;
 	case MSR_MCG_STATUS:
@@ -183,6 +187,9 @@ static int mce_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool hos
 
 static int set_tsc(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 {
+	/* A guest that does not have it may write it, to no effect. */
+	if (index == MSR_TSC_ADJUST && !vcpu_cpuid_has(v, CPUID_TSC_ADJUST))
+		return MSR_OK;
 	if (index == MSR_TSC)
 		(host ? vcpu_tsc_load : vcpu_tsc_write)(v, value);
 	else if (host)
@@ -246,6 +253,32 @@ static bool is_pv(uint32_t index)
 	       (index >= MSR_KVM_WALL_CLOCK_NEW && index <= 0x4b564dff);
 }
 
+/* SDM Vol. 3A, "Memory Type Range Registers (MTRRs)": types 0, 1, 4 to 6; reserved bits. */
+static bool mtrr_valid(const struct soft_vcpu *v, uint32_t index, uint64_t value)
+{
+	const unsigned types = 0x73;
+	unsigned bytes = 1;
+
+	if (index >= 0x250 && index <= 0x26f)
+		bytes = 8;
+	else if (index >= 0x200 && index <= 0x20f && (value & (index & 1 ? 0x7ff : 0xf00) ||
+						      value >> v->phys_bits))
+		return false;
+	else if (!(index >= 0x200 && index <= 0x20f && !(index & 1)) && index != MSR_MTRR_DEF_TYPE)
+		return true;
+	for (unsigned i = 0; i < bytes; i++)
+		if (value >> i * 8 & 0xf8 || !(types >> (value >> i * 8 & 7) & 1))
+			return false;
+	return true;
+}
+
+/* P6's and K7's performance counters: they take everything and read as zero. */
+static bool is_counter(uint32_t index)
+{
+	return index == 0x186 || index == 0x187 || index == 0xc1 || index == 0xc2 ||
+	       (index >= 0xc0010000 && index <= 0xc0010007);
+}
+
 int vcpu_msr_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool host)
 {
 	unsigned place;
@@ -263,6 +296,14 @@ int vcpu_msr_get(struct soft_vcpu *v, uint32_t index, uint64_t *value, bool host
 	}
 	if (index == MSR_PLATFORM_INFO && !host && READ_ONCE(v->vm->hide_platform_info))
 		return MSR_INVALID;
+	if (is_counter(index)) {
+		*value = 0;
+		return 0;
+	}
+	if (index == MSR_MTRR_CAP) {
+		*value = 0x508; /* 8 variable ranges, fixed ones, WC */
+		return 0;
+	}
 	if (find_stored(index, &place)) {
 		*value = v->msr.stored[place];
 		return 0;
@@ -285,12 +326,17 @@ int vcpu_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value, bool host)
 		return mce_set(v, index, value, host);
 	if (index == MSR_TSC || index == MSR_TSC_ADJUST)
 		return set_tsc(v, index, value, host);
+	if (is_counter(index))
+		return 0;
 	/* Loading microcode is quietly accepted from a guest that tries. */
 	if (index == 0x79 || (index == MSR_UCODE_REV && !host))
 		return 0;
 	s = find_stored(index, &place);
 	if (s) {
-		if (value & ~(host ? s->host : s->guest))
+		/* What it is shows in it: as CPUID it stays once the guest has run. */
+		if (index == MSR_PLATFORM_INFO && v->has_run && value != v->msr.stored[place])
+			return 1;
+		if (value & ~(host ? s->host : s->guest) || !mtrr_valid(v, index, value))
 			return 1;
 		if (!host && (value ^ v->msr.stored[place]) & s->kept)
 			return 1;

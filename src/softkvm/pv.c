@@ -246,7 +246,7 @@ int pv_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value)
 			vcpu_request(v, REQ_STEAL);
 		return 0;
 	case MSR_KVM_PV_EOI_EN:
-		if (value & 2)
+		if (value & 2 || (value & KVM_MSR_ENABLED && !guest_is_writable(&v->vm->mem, value & ~3ull)))
 			return 1;
 		pv_eoi_collect(v);
 		v->pv.eoi_msr = value;

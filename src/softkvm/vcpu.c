@@ -4,6 +4,7 @@
  */
 #include "softkvm/vcpu_state.h"
 #include "softkvm/chips.h"
+#include "softkvm/cpuid.h"
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -46,6 +47,7 @@ static void init_state(struct soft_vcpu *v)
 	v->has_lapic = vm_irqchip(vm) != IRQCHIP_NONE;
 	v->user_vector = v->extint_vector = -1;
 	v->stale_eoi = -1;
+	v->phys_bits = CPUID_PHYS_BITS;
 	v->tsc_khz = vm->default_tsc_khz;
 	v->mp_state = v->has_lapic && !bsp ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
 	lapic_init(&v->lapic, &config, v->posting ? &vcpu_lapic_sink : &vcpu_lapic_sink_no_apicv, v);
@@ -79,7 +81,11 @@ static int check_id_locked(struct soft_vm *vm, unsigned long id)
 {
 	unsigned nr = atomic_load(&vm->nr_vcpus);
 
-	if (id >= vm->max_vcpu_id || nr >= SOFT_MAX_VCPUS)
+	if (id >= SOFT_MAX_VCPU_IDS || nr >= SOFT_MAX_VCPUS)
+		return -EINVAL;
+	/* The first one, even if it fails, makes the limit final. */
+	vm->max_vcpu_id_set = true;
+	if (id >= vm->max_vcpu_id)
 		return -EINVAL;
 	for (unsigned i = 0; i < nr; i++)
 		if (vm->vcpus[i]->id == id)

@@ -88,6 +88,7 @@ struct soft_vcpu {
 
 	struct kvm_cpuid_entry2 *cpuid;
 	unsigned nr_cpuid;
+	uint8_t phys_bits;		/* of an address, as its CPUID says */
 	uint32_t pv_features;		/* of leaf 40000001h, if it enforces */
 	bool pv_enforce;
 
@@ -106,6 +107,12 @@ struct soft_vcpu {
 static inline struct soft_vcpu *file_vcpu(struct soft_file *f)
 {
 	return container_of(f, struct soft_vcpu, file);
+}
+
+/* AP_RESET_HOLD is a kind of halt ("KVM_SET_MP_STATE"). */
+static inline bool vcpu_is_halted(const struct soft_vcpu *v)
+{
+	return v->mp_state == KVM_MP_STATE_HALTED || v->mp_state == KVM_MP_STATE_AP_RESET_HOLD;
 }
 
 /* ---- any thread ------------------------------------------------------- */

@@ -48,6 +48,17 @@ static void start_at(struct soft_vcpu *v, uint8_t vector)
 	engine_set_regs(v->cpu, &r);
 }
 
+/* SDM Vol. 3A, "Processor State After Reset": EDX has family, model and stepping. */
+static void tell_signature(struct soft_vcpu *v)
+{
+	const struct kvm_cpuid_entry2 *e = vcpu_cpuid_find(v, 1, 0);
+	struct engine_regs r;
+
+	engine_get_regs(v->cpu, &r);
+	r.gpr[2] = e ? e->eax : 0x600;
+	engine_set_regs(v->cpu, &r);
+}
+
 void vcpu_accept_apic_events(struct soft_vcpu *v)
 {
 	uint8_t vector;
@@ -57,11 +68,13 @@ void vcpu_accept_apic_events(struct soft_vcpu *v)
 		return;
 	while ((event = lapic_take_event(&v->lapic, &vector))) {
 		if (event == LAPIC_EVENT_INIT) {
+			vcpu_sync_irr(v); /* what is posted is forgotten, too */
 			lapic_reset(&v->lapic, true);
 			vcpu_lapic_done(v);
 			engine_vcpu_reset(v->cpu, true);
-			v->mp_state = v->lapic.config.bsp ? KVM_MP_STATE_RUNNABLE
-							  : KVM_MP_STATE_INIT_RECEIVED;
+			tell_signature(v);
+			v->mp_state = v->lapic.base_msr & APIC_BASE_BSP ? KVM_MP_STATE_RUNNABLE
+									   : KVM_MP_STATE_INIT_RECEIVED;
 		} else if (v->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
 			start_at(v, vector);
 			v->mp_state = KVM_MP_STATE_RUNNABLE;
@@ -98,7 +111,7 @@ static int do_requests(struct soft_vcpu *v)
 		vcpu_sync_irr(v);
 		vmchips_scan_eois(v);
 	}
-	if (req & (REQ_NMI | REQ_UNHALT) && v->mp_state == KVM_MP_STATE_HALTED)
+	if (req & (REQ_NMI | REQ_UNHALT) && vcpu_is_halted(v))
 		v->mp_state = KVM_MP_STATE_RUNNABLE;
 	if (req & REQ_UNHALT)
 		v->unhalted = true;
@@ -118,7 +131,7 @@ static bool wake_reason(struct soft_vcpu *v)
 {
 	if (atomic_load(&v->requests) & ~REQ_TIMER)
 		return true;
-	if (v->mp_state == KVM_MP_STATE_HALTED && engine_can_inject(v->cpu) && vcpu_has_interrupt(v)) {
+	if (vcpu_is_halted(v) && engine_can_inject(v->cpu) && vcpu_has_interrupt(v)) {
 		v->mp_state = KVM_MP_STATE_RUNNABLE;
 		return true;
 	}
@@ -163,7 +176,7 @@ static void sleep_once(struct soft_vcpu *v, uint32_t seen)
 {
 	uint64_t deadline = TIMER_NEVER;
 
-	if (v->has_lapic && v->mp_state == KVM_MP_STATE_HALTED) {
+	if (v->has_lapic && vcpu_is_halted(v)) {
 		deadline = vcpu_timer_deadline(v);
 		atomic_store(&v->timer.deadline, TIMER_NEVER);
 	}

@@ -82,8 +82,24 @@ static bool at_reset_vector(struct soft_vcpu *v, const struct kvm_sregs *s)
 	struct engine_regs r;
 
 	engine_get_regs(v->cpu, &r);
-	return v->id == v->vm->bsp_id && r.rip == 0xfff0 && s->cs.selector == 0xf000 &&
+	return v->lapic.base_msr & APIC_BASE_BSP && r.rip == 0xfff0 && s->cs.selector == 0xf000 &&
 	       s->cs.base == 0xffff0000 && !(s->cr0 & 1);
+}
+
+/* One that a controller has acknowledged already. */
+static void queue_interrupt(struct soft_vcpu *v, uint8_t vector)
+{
+	struct engine_events ev;
+
+	if (!v->has_lapic) {
+		v->user_vector = vector;
+		return;
+	}
+	engine_get_events(v->cpu, &ev);
+	ev.interrupt.injected = 1;
+	ev.interrupt.soft = 0;
+	ev.interrupt.nr = vector;
+	(void)!engine_set_events(v->cpu, &ev);
 }
 
 /* The registers of both calls; pdptes: NULL, or four that count instead of those in memory. */
@@ -97,25 +113,26 @@ static int set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s, const uint6
 		.cr0 = s->cr0, .cr2 = s->cr2, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
 		.has_pdptes = pdptes,
 	};
-	uint64_t old_base = v->lapic.base_msr;
 	int r;
 
 	if (s->cr4 & ~vcpu_cr4_bits(v))
 		return -EINVAL;
 	if (pdptes)
 		memcpy(e.pdpte, pdptes, sizeof(e.pdpte));
-	r = lapic_set_base(&v->lapic, s->apic_base, true);
+	r = engine_check_sregs(v->cpu, &e);
+	if (!r)
+		r = lapic_set_base(&v->lapic, s->apic_base, true);
+	if (!r)
+		r = engine_set_sregs(v->cpu, &e);
 	if (r)
 		return r;
-	r = engine_set_sregs(v->cpu, &e);
-	if (r) {
-		(void)!lapic_set_base(&v->lapic, old_base, true);
-		return r;
-	}
-	if (v->has_lapic)
-		lapic_set_cr8(&v->lapic, s->cr8 & 0xf);
+	/* What CR8 cannot be it does not become. */
+	if (s->cr8 > 0xf)
+		;
+	else if (v->has_lapic)
+		lapic_set_cr8(&v->lapic, s->cr8);
 	else
-		v->cr8 = s->cr8 & 0xf;
+		v->cr8 = s->cr8;
 	vcpu_lapic_done(v);
 	engine_vcpu_cpuid_changed(v->cpu);
 	if (at_reset_vector(v, s))
@@ -125,13 +142,15 @@ static int set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s, const uint6
 
 int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s)
 {
-	int r = set_sregs(v, s, NULL);
+	int vector = -1, r = set_sregs(v, s, NULL);
 
 	if (r)
 		return r;
 	for (int i = 3; i >= 0; i--)
 		if (s->interrupt_bitmap[i])
-			v->user_vector = i * 64 + __builtin_ctzll(s->interrupt_bitmap[i]);
+			vector = i * 64 + __builtin_ctzll(s->interrupt_bitmap[i]);
+	if (vector >= 0)
+		queue_interrupt(v, (uint8_t)vector);
 	return 0;
 }
 
@@ -324,7 +343,8 @@ void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 
 	engine_get_events(v->cpu, &ev);
 	memset(e, 0, sizeof(*e));
-	e->exception.injected = ev.exception.injected;
+	/* #BP and #OF come again by themselves: RIP is at the instruction, whose length is not told here. */
+	e->exception.injected = ev.exception.injected && ev.exception.nr != 3 && ev.exception.nr != 4;
 	e->exception.nr = ev.exception.nr;
 	e->exception.has_error_code = ev.exception.has_error_code;
 	e->exception.error_code = ev.exception.error_code;
@@ -338,7 +358,9 @@ void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 	e->nmi.injected = ev.nmi.injected;
 	e->nmi.pending = ev.nmi.pending;
 	e->nmi.masked = ev.nmi.masked;
-	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+	/* There is no SMM: of its part only the INIT that waits means something. */
+	e->smi.latched_init = v->has_lapic && __atomic_load_n(&v->lapic.events, __ATOMIC_SEQ_CST) & LAPIC_EVENT_INIT;
+	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	if (v->vm->triple_fault_event)
 		e->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 }
@@ -346,13 +368,15 @@ void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 {
 	uint32_t known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
-			 KVM_VCPUEVENT_VALID_SHADOW;
+			 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	struct engine_events ev, old;
 	int r;
 
 	if (v->vm->triple_fault_event)
 		known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	if (e->flags & ~known)
+		return -EINVAL;
+	if (e->flags & KVM_VCPUEVENT_VALID_SMM && (e->smi.smm || e->smi.pending || e->smi.smm_inside_nmi))
 		return -EINVAL;
 	/* What is pending counts with a payload only, and those are not offered. */
 	if (e->exception.injected && (e->exception.nr > 31 || e->exception.nr == 2))
@@ -382,6 +406,13 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 	/* It ends a halt. */
 	if (ev.nmi.pending)
 		vcpu_request(v, REQ_NMI);
+	if (e->flags & KVM_VCPUEVENT_VALID_SMM && v->has_lapic) {
+		uint32_t init = e->smi.latched_init ? LAPIC_EVENT_INIT : 0;
+
+		__atomic_fetch_and(&v->lapic.events, ~(uint32_t)LAPIC_EVENT_INIT, __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&v->lapic.events, init, __ATOMIC_SEQ_CST);
+		vcpu_request(v, REQ_CPU);
+	}
 	if (e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR && v->has_lapic)
 		v->lapic.sipi_vector = (uint8_t)e->sipi_vector;
 	return 0;
@@ -408,7 +439,7 @@ void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m)
 	bool unhalted = v->unhalted || atomic_load(&v->requests) & REQ_UNHALT;
 
 	vcpu_accept_apic_events(v);
-	m->mp_state = v->mp_state == KVM_MP_STATE_HALTED && unhalted ? KVM_MP_STATE_RUNNABLE : v->mp_state;
+	m->mp_state = vcpu_is_halted(v) && unhalted ? KVM_MP_STATE_RUNNABLE : v->mp_state;
 }
 
 int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
@@ -420,6 +451,7 @@ int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
 	case KVM_MP_STATE_INIT_RECEIVED:
 	case KVM_MP_STATE_SIPI_RECEIVED:
 	case KVM_MP_STATE_HALTED:
+	case KVM_MP_STATE_AP_RESET_HOLD:
 		if (v->has_lapic)
 			break;
 		/* fall through */
@@ -440,7 +472,7 @@ int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr
 	struct kvm_cpuid_entry2 *old = v->cpuid;
 	const struct kvm_cpuid_entry2 *sizes;
 	unsigned old_nr = v->nr_cpuid;
-	uint8_t phys = 36;
+	uint8_t phys = CPUID_PHYS_BITS;
 
 	v->cpuid = e;
 	v->nr_cpuid = nr;
@@ -456,6 +488,7 @@ int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr
 		phys = sizes->eax & 0xff;
 	}
 	free(old);
+	v->phys_bits = phys;
 	lapic_set_cpuid(&v->lapic, vcpu_cpuid_has(v, CPUID_X2APIC),
 			vcpu_cpuid_has(v, CPUID_TSC_DEADLINE),
 			vcpu_cpuid_has(v, CPUID_X2APIC) && vm_irqchip(v->vm) == IRQCHIP_SPLIT, phys);

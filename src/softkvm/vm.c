@@ -113,9 +113,12 @@ int vm_create_fd(struct softkvm *ctx, unsigned long type)
 	r = iobus_init(&vm->mmio, &vm->grace);
 	if (r)
 		goto destroy_pio;
-	r = routes_init(vm);
+	r = iobus_init(&vm->ccw, &vm->grace);
 	if (r)
 		goto destroy_mmio;
+	r = routes_init(vm);
+	if (r)
+		goto destroy_ccw;
 	r = ring_create(vm);
 	if (r)
 		goto destroy_routes;
@@ -138,6 +141,8 @@ destroy_ring:
 	close(vm->ring_fd);
 destroy_routes:
 	routes_destroy(vm);
+destroy_ccw:
+	iobus_destroy(&vm->ccw);
 destroy_mmio:
 	iobus_destroy(&vm->mmio);
 destroy_pio:
@@ -172,6 +177,7 @@ void vm_release(struct soft_file *f)
 	close(vm->ring_fd);
 	routes_destroy(vm);
 	free(atomic_load(&vm->map));
+	iobus_destroy(&vm->ccw);
 	iobus_destroy(&vm->mmio);
 	iobus_destroy(&vm->pio);
 	memslots_destroy(&vm->mem);
@@ -254,7 +260,8 @@ static int enable_x2apic_api(struct soft_vm *vm, uint64_t flags)
 		lapic_set_x2apic_api(vm->lapics[i], vm->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS,
 				     vm->x2apic_flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
 	mutex_unlock(&vm->lock);
-	if (vm_irqchip(vm) != IRQCHIP_NONE)
+	/* Without a vCPU there is no map yet, and a message finds nobody (-1, not 0). */
+	if (vm_irqchip(vm) != IRQCHIP_NONE && atomic_load(&vm->nr_vcpus))
 		vm_rebuild_map(vm);
 	return 0;
 }
@@ -334,8 +341,6 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 	const uint64_t quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
 
 	if (cap->flags)
-		return -EINVAL;
-	if (cap->cap == KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 && (cap->args[1] || cap->args[2] || cap->args[3]))
 		return -EINVAL;
 	switch (cap->cap) {
 	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:

@@ -55,7 +55,7 @@ struct soft_vm {
 	struct memslots mem;
 
 	pthread_mutex_t bus_lock;	/* changes of pio and mmio, the two lists */
-	struct iobus pio, mmio;
+	struct iobus pio, mmio, ccw;	/* ccw: nobody writes there (ioeventfd.c) */
 	struct soft_ioeventfd *ioeventfds;
 	struct coalesced_zone *zones;
 	int ring_fd;			/* memfd of the coalesced ring */

@@ -329,7 +329,7 @@ static void run(struct bed *b, uint8_t kind)
 		if (kind & 2 && n == 9)
 			engine_vcpu_kick(b->v, ENGINE_KICK_NMI);
 		r = engine_run(b->v, &x);
-		if (r == -EFAULT && x.reason == ENGINE_EXIT_INTERNAL && code_outside(b))
+		if (!r && x.reason == ENGINE_EXIT_NO_CODE && code_outside(b))
 			break;
 		FUZZ_CHECK(!r && x.reason != ENGINE_EXIT_INTERNAL, "%s", x.text);
 		switch (x.reason) {
