@@ -84,8 +84,7 @@ static int mmap_size(struct side *s)
 	return side_ioctl_val(s, s->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
 }
 
-/* What both know, so that the processors are alike: one leaf with the family and base features. */
-static void set_cpuid(struct side *s, int fd)
+int side_set_cpuid(struct side *s, int fd)
 {
 	struct {
 		struct kvm_cpuid2 head;
@@ -98,7 +97,7 @@ static void set_cpuid(struct side *s, int fd)
 					    .ecx = 1u << 21 | 1u << 24, .edx = 0x078bfbff };
 	c.e[2] = (struct kvm_cpuid_entry2){ .function = 0x80000000, .eax = 0x80000008 };
 	c.e[3] = (struct kvm_cpuid_entry2){ .function = 0x80000001, .edx = 1u << 29 | 1u << 20 | 1u << 11 };
-	assert_int_equal(side_ioctl(s, fd, KVM_SET_CPUID2, &c), 0);
+	return side_ioctl(s, fd, KVM_SET_CPUID2, &c);
 }
 
 void side_add_vcpu(struct side *s, unsigned i, unsigned id)
@@ -112,7 +111,7 @@ void side_add_vcpu(struct side *s, unsigned i, unsigned id)
 	s->vcpu[i] = r;
 	r = s->api.ops->mmap(s->api.ctx, s->vcpu[i], (size_t)mmap_size(s), (void **)&s->run[i]);
 	assert_int_equal(r, 0);
-	set_cpuid(s, s->vcpu[i]);
+	assert_int_equal(side_set_cpuid(s, s->vcpu[i]), 0);
 	if (side_ioctl(s, s->vcpu[i], KVM_GET_LAPIC, &l))
 		return;
 	l.regs[0xf1] |= 1; /* SVR: software enable */

@@ -44,6 +44,8 @@ int side_ioctl_val(struct side *s, int fd, unsigned long request, unsigned long 
 #define vm_do_val(s, req, val) say_result(s, #req, side_ioctl_val(s, (s)->vm, req, val))
 #define cpu_do(s, i, req, arg) say_result(s, #req, side_ioctl(s, (s)->vcpu[i], req, arg))
 
+/* What both know, so that the processors are alike: one leaf with the family and base features. */
+int side_set_cpuid(struct side *s, int fd);
 /* vCPU number i with this id and both sides' smallest CPUID; its local APIC enabled if there is one. */
 void side_add_vcpu(struct side *s, unsigned i, unsigned id);
 /* A fresh VM in place of the one there is (its vCPUs are closed). */
