@@ -19,7 +19,7 @@ struct softkvm_config {
 	 * or set IRR, kick the vCPU out of guest execution and inject on entry.
 	 */
 	bool no_apicv;
-	/* How long a halted vCPU polls before it blocks, ns. */
+	/* How long a halted vCPU polls at most before it blocks, ns: as long as its waits are short. */
 	uint64_t halt_poll_ns;
 	/* MiB that the translated code of a VM may take; 0: the engine's default. */
 	uint32_t code_mib;

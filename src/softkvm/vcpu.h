@@ -85,6 +85,7 @@ struct soft_vcpu {
 	bool has_run;
 	bool shutdown;			/* a machine check that nobody takes */
 	bool unhalted;			/* a PV kick came while it was not halted */
+	uint64_t halt_poll_ns;		/* how long the next halt polls */
 
 	struct kvm_cpuid_entry2 *cpuid;
 	unsigned nr_cpuid;
@@ -138,6 +139,13 @@ int vcpu_run_loop(struct soft_vcpu *v);
 /* Leave the guest once user space's interrupt can be taken, if it asked for that (and LINT0 does
  * not mask it). */
 void vcpu_update_window(struct soft_vcpu *v);
+/*
+ * How long to poll at the next halt, at most max, after one that polled for window and
+ * waited in all, ns. Polling takes the host CPU from others, whom we may be waiting
+ * for, and pays only where waits are short: as the kernel's, it grows with such
+ * and ends with the first long one ("The KVM halt polling system").
+ */
+uint64_t halt_poll_next(uint64_t window, uint64_t waited, uint64_t max);
 
 /* vcpu_irq.c: local APIC and what the engine asks about interrupts. */
 extern const struct lapic_sink vcpu_lapic_sink, vcpu_lapic_sink_no_apicv;

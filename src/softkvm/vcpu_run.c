@@ -149,15 +149,23 @@ static void futex_wait_until(_Atomic uint32_t *word, uint32_t seen, uint64_t dea
 		      deadline == TIMER_NEVER ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
-/* True if the wait ended while polling. */
-static bool poll_for_work(struct soft_vcpu *v)
+uint64_t halt_poll_next(uint64_t window, uint64_t waited, uint64_t max)
 {
-	uint64_t window = v->vm->ctx->cfg.halt_poll_ns, until;
+	if (waited <= window)
+		return MIN(window, max);
+	if (waited > max)
+		return 0;
+	return MIN(MAX(2 * window, max / 4), max);
+}
 
-	if (!window || !(v->pv.poll_msr & 1))
+/* True if the wait, which began at `since`, ended while polling. */
+static bool poll_for_work(struct soft_vcpu *v, uint64_t since)
+{
+	uint64_t until = since + v->halt_poll_ns;
+
+	if (!v->halt_poll_ns || !(v->pv.poll_msr & 1))
 		return false;
 	vcpu_stat(v, halt_attempted_poll);
-	until = clock_ns() + window;
 	do {
 		uint32_t seen = atomic_load(&v->wake);
 
@@ -190,9 +198,10 @@ static void sleep_once(struct soft_vcpu *v, uint32_t seen)
 
 static int block(struct soft_vcpu *v)
 {
+	uint64_t since = clock_ns();
 	bool slept = false;
 
-	if (poll_for_work(v))
+	if (poll_for_work(v, since))
 		return signalled(v) ? interrupted(v) : STEP_AGAIN;
 	atomic_store(&v->blocked, true);
 	while (!signalled(v)) {
@@ -215,6 +224,8 @@ static int block(struct soft_vcpu *v)
 		vcpu_update_timer(v);
 	if (slept)
 		vcpu_stat(v, halt_wakeup);
+	v->halt_poll_ns = halt_poll_next(v->halt_poll_ns, clock_ns() - since,
+					 v->vm->ctx->cfg.halt_poll_ns);
 	return signalled(v) ? interrupted(v) : STEP_AGAIN;
 }
 

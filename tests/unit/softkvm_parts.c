@@ -9,6 +9,7 @@
 #include "softkvm/softkvm.h"
 #include "softkvm/tsc.h"
 #include "softkvm/usercopy.h"
+#include "softkvm/vcpu.h"
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -543,6 +544,28 @@ static void test_pvclock_scale(void **state)
 	assert_true(tsc_to_ns(UINT64_MAX, 2100000) > NSEC_PER_SEC * 86400);
 }
 
+/* A halted vCPU polls only while that has been of use. */
+static void test_halt_poll(void **state)
+{
+	uint64_t w = 0;
+
+	/* Long waits: never. */
+	for (unsigned i = 0; i < 10; i++)
+		assert_int_equal(w = halt_poll_next(w, 200000, 20000), 0);
+	/* Short ones: until it polls long enough for them, and then as long. */
+	for (unsigned i = 0; i < 10; i++)
+		w = halt_poll_next(w, 9000, 20000);
+	assert_int_equal(w, 10000);
+	/* Never longer than allowed; the first long wait ends it. */
+	for (unsigned i = 0; i < 10; i++)
+		assert_true((w = halt_poll_next(w, 19999, 20000)) <= 20000);
+	assert_int_equal(w, 20000);
+	assert_int_equal(halt_poll_next(w, 20001, 20000), 0);
+	/* Switched off. */
+	assert_int_equal(halt_poll_next(20000, 10, 0), 0);
+	assert_int_equal(halt_poll_next(0, 0, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -553,6 +576,7 @@ int main(void)
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_guest_debug), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
+		cmocka_unit_test(test_halt_poll),
 	};
 
 	return RUN(tests);
