@@ -336,6 +336,7 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 static void patch32(struct cache *c, uint32_t at, int32_t d)
 {
 	__asm__ volatile("movl %1, %0" : "=m"(*(uint8_t(*)[4])(c->rw + at)) : "r"(d));
+	c->patches++;
 }
 
 void cache_unchain(struct cache *c, struct link *l)

@@ -112,7 +112,7 @@ struct cache {
 	uint32_t pos, n_blocks, n_links, n_sites, n_faults; /* next free, in the span being filled */
 	uint16_t oldest, filling; /* spans */
 	uint16_t n_owned, n_spans; /* spans: taken; there can be */
-	uint32_t trims;
+	uint32_t patches; /* since space_idle() last did something */
 	uint32_t generation; /* changes when a block is dropped */
 	uint32_t hash[BLOCK_HASH];
 	struct code_page *pages[PAGE_HASH], *free_pages;
@@ -154,6 +154,8 @@ static inline size_t space_held(const struct cache *c)
 }
 /* Room for one more block; drops the oldest if there is none. */
 void space_reserve(struct engine_vcpu *v);
+/* The guest has nothing to do: let go of pages that are resident twice, if that pays. */
+void space_idle(struct engine_vcpu *v);
 
 static inline uint64_t itlb_key_of(uint64_t tag, gpa_t gpa)
 {

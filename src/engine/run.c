@@ -424,6 +424,8 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 	guest_leave(v);
 	gs_write(gs);
 	fault_thread_set(NULL);
+	if (x->reason == ENGINE_EXIT_HLT)
+		space_idle(v);
 	if (x->reason == ENGINE_EXIT_SHUTDOWN)
 		shutdown_text(v, x);
 	if (x->reason == ENGINE_EXIT_NO_CODE)

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define IDLE_PATCHES 256u
 #define SPAN_LEAST 4u /* a vCPU can always have */
 /* what one block may need at most */
 #define BLOCK_CODE   32768u
@@ -136,15 +137,21 @@ static unsigned int span_free(const struct cache *c)
 
 /*
  * A page that was written is resident in both views. From now on this span is
- * only patched, here and there: let go of the one to write, and now and then of
- * all that was patched since.
+ * only patched, here and there: let go of the one to write.
  */
 static void view_trim(struct cache *c)
 {
-	if (++c->trims % 4)
-		(void)madvise(c->rw + c->base + c->filling * SPAN_CODE, SPAN_CODE, MADV_DONTNEED);
-	else
-		(void)madvise(c->rw, c->size, MADV_DONTNEED);
+	(void)madvise(c->rw + c->base + c->filling * SPAN_CODE, SPAN_CODE, MADV_DONTNEED);
+}
+
+void space_idle(struct engine_vcpu *v)
+{
+	struct cache *c = v->cache;
+
+	if (c->patches < IDLE_PATCHES)
+		return;
+	c->patches = 0;
+	(void)madvise(c->rw, c->size, MADV_DONTNEED);
 }
 
 /* The next span to fill: one more, or the oldest again. */
