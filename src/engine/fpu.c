@@ -50,11 +50,13 @@ NO_TSAN void code_enter(struct engine_vcpu *v, void *code, bool fpu)
 
 NO_TSAN void *tlb_miss_eager(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 {
+	bool loaded = v->fpu_loaded;
 	void *r;
 
 	fpu_put(v);
 	r = tlb_miss(v, lin, site);
-	fpu_get(v);
+	if (loaded)
+		fpu_get(v);
 	return r;
 }
 

@@ -256,7 +256,7 @@ static bool jump_in(struct engine_vcpu *v)
 	if (code == cache_rx(v->cache, v->cache->s_find) || v->mode & MODE_STEP)
 		return false;
 	v->flsave = v->hflags;
-	code_enter(v, code, true);
+	code_enter(v, code, false);
 	return true;
 }
 
@@ -283,7 +283,7 @@ static int look_in(struct engine_vcpu *v, struct link *l, uint32_t split)
 		cache_chain(c, l, b);
 	if (!split)
 		v->jc[v->rip & (JC_SIZE - 1)] = cache_rx(c, b->entry[ENTRY_IND]);
-	code_enter(v, cache_enter_pc(c, b), true);
+	code_enter(v, cache_enter_pc(c, b), false);
 	return X_JUMP;
 }
 

@@ -210,6 +210,33 @@ static unsigned int spilled_in(const struct insn_reg *r)
 	return r->on && host_reg(r->g) < 0;
 }
 
+/*
+ * The guest's SIMD and x87 state may be in memory, for C has run: then C executes
+ * this instruction, and leaves it in the processor. Once a block, before the first
+ * that needs it.
+ */
+static void fpu_check_emit(struct tr *t)
+{
+	struct hmem m = GS_MEM(fpu_loaded);
+
+	flags_free(t);
+	e_rm(&t->e, 0x80, false, 7, &m);
+	e1(&t->e, 0);
+	t->fpu_out = e_jcc(&t->e, 4);
+	t->fpu_rip = t->rip;
+	t->fpu_saved = t->saved;
+}
+
+static void fpu_out_emit(struct tr *t)
+{
+	if (!t->fpu_out)
+		return;
+	e_patch_here(&t->e, t->fpu_out);
+	t->saved = t->fpu_saved;
+	t->rip = t->fpu_rip;
+	insn_exit_emit(t);
+}
+
 static bool generic_emit(struct tr *t, const struct insn *in)
 {
 	struct hmem x = {0}, m;
@@ -221,6 +248,8 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 
 	if (in->vex && flat32(t) && !(t->mode & MODE_X87) && !in->need)
 		return false;
+	if (in->need && !t->fpu_out)
+		fpu_check_emit(t);
 	if (in->has_mem) {
 		spilled = spilled_in(&in->reg) + spilled_in(&in->vvvv);
 		one = spilled > 1;
@@ -488,6 +517,7 @@ static void body_emit(struct tr *t)
 		uint8_t *start = t->e.p;
 		unsigned int n_late = t->n_late;
 		uint32_t n_sites = t->c->n_sites, n_links = t->b->n_links, links = t->c->n_links;
+		uint8_t *fpu_out = t->fpu_out;
 		bool saved = t->saved;
 
 		t->after_sti = sti;
@@ -507,6 +537,7 @@ static void body_emit(struct tr *t)
 			t->b->n_links = n_links;
 			t->c->n_links = links;
 			t->saved = saved;
+			t->fpu_out = fpu_out;
 			insn_exit_emit(t);
 			break;
 		}
@@ -552,6 +583,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.b = &c->blocks[c->n_blocks];
 	t.n_late = 0;
 	t.saved = t.after_sti = t.ended = false;
+	t.fpu_out = NULL;
 	t.i = 0;
 	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .link0 = c->n_links,
 			      .fault0 = c->n_faults};
@@ -576,6 +608,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 			e_patch(&t.e, t.back, t.head);
 	}
 	late_emit(&t);
+	fpu_out_emit(&t);
 	links_finish(&t);
 	if (t.e.p > t.e.end || !cache_add(v, t.b, page))
 		return NULL;

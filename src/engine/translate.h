@@ -70,6 +70,9 @@ struct tr {
 	uint8_t *head;		      /* of the second copy */
 	const uint8_t *attn_out;
 	bool saved;		      /* guest flags are in flsave, the host's are free */
+	uint8_t *fpu_out;	      /* the jump out of the check for SIMD state, or NULL; */
+	uint64_t fpu_rip;	      /* the instruction that it comes before, */
+	bool fpu_saved;		      /* and `saved` there */
 	bool after_sti;		      /* the block ends behind this instruction */
 	bool ended;
 	struct late late[4 * BLOCK_MAX + GROUP_MAX];
