@@ -19,10 +19,16 @@ enum posted_effect posted_post(struct posted_desc *d, uint8_t vector, bool urgen
 
 	if (__atomic_fetch_or(&d->pir[vector >> 6], bit, __ATOMIC_SEQ_CST) & bit)
 		return POSTED_COALESCED;
-	/* ON, SN, NV and NDST are one word: what is read here belongs together. */
-	old = atomic_fetch_or(&d->control, POSTED_ON);
-	if (old & POSTED_ON || (old & POSTED_SN && !urgent))
-		return POSTED_QUIET;
+	/*
+	 * ON, SN, NV and NDST are one word: what is read here belongs together. As VT-d
+	 * says, ON is set only with a notification, so that an urgent one is not kept back
+	 * by one that was suppressed.
+	 */
+	old = atomic_load(&d->control);
+	do {
+		if (old & POSTED_ON || (old & POSTED_SN && !urgent))
+			return POSTED_QUIET;
+	} while (!atomic_compare_exchange_weak(&d->control, &old, old | POSTED_ON));
 	*nv = (uint8_t)(old >> POSTED_NV_SHIFT);
 	*ndst = (uint32_t)(old >> POSTED_NDST_SHIFT);
 	return POSTED_NOTIFY;
@@ -45,8 +51,8 @@ bool posted_load(struct posted_desc *d, uint32_t ndst)
 		      (uint64_t)ndst << POSTED_NDST_SHIFT;
 	while (!atomic_compare_exchange_weak(&d->control, &old, new));
 	/*
-	 * A poster that found SN set has left PIR and ON behind; one that is between
-	 * the two will find SN clear. ON is set here for one that PIR tells of.
+	 * A poster that found SN set has left PIR behind; one that is between the two
+	 * will find SN clear. ON is set here for one that PIR tells of.
 	 */
 	if (!pir_empty(d))
 		atomic_fetch_or(&d->control, POSTED_ON);
@@ -81,7 +87,8 @@ void posted_unblock(struct posted_desc *d)
 
 bool posted_begin_take(struct posted_desc *d)
 {
-	if (posted_idle(d))
+	/* With SN set, PIR may have bits that nobody told of. */
+	if (!(atomic_load(&d->control) & (POSTED_ON | POSTED_SN)))
 		return false;
 	atomic_fetch_and(&d->control, ~POSTED_ON);
 	return true;

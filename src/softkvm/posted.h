@@ -48,13 +48,13 @@ bool posted_block(struct posted_desc *d);
 /* It woke up, for whatever reason. */
 void posted_unblock(struct posted_desc *d);
 
-/* True if PIR is not to be looked at. */
+/* True if no notification is outstanding. */
 static inline bool posted_idle(const struct posted_desc *d)
 {
 	return !(atomic_load_explicit(&((struct posted_desc *)d)->control, memory_order_acquire) & POSTED_ON);
 }
 
-/* Clear ON; after it the caller takes PIR (never the other way round). False if ON was clear. */
+/* Clear ON; after it the caller takes PIR (never the other way round). False if there is nothing. */
 bool posted_begin_take(struct posted_desc *d);
 
 #endif

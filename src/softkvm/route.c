@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "softkvm/route.h"
 #include "softkvm/chips.h"
+#include "softkvm/remap.h"
 #include "softkvm/vcpu.h"
 #include <stdlib.h>
 
@@ -63,7 +64,10 @@ static int build_route(struct soft_vm *vm, const struct kvm_irq_routing_entry *e
 		r->address = (uint64_t)e->u.msi.address_hi << 32 | e->u.msi.address_lo;
 		r->data = e->u.msi.data;
 		r->set = set_msi;
-		return decode_msi(vm, r->address, r->data, &r->msg);
+		if (decode_msi(vm, r->address, r->data, &r->msg))
+			return -EINVAL;
+		atomic_init(&r->irte, irte_remapped(&r->msg));
+		return 0;
 	default:
 		return -EINVAL;
 	}
@@ -176,6 +180,9 @@ int routes_set_locked(struct soft_vm *vm, const struct kvm_irq_routing_entry *e,
 	old = atomic_exchange(&vm->routes, t);
 	grace_wait(&vm->grace);
 	table_free(old);
+	mutex_lock(&vm->map_lock);
+	remap_update_locked(vm);
+	mutex_unlock(&vm->map_lock);
 	vm_stat(vm, remap);
 	vmchips_update_wanted_acks(vm);
 	vm_request_all(vm, REQ_SCAN_EOI);
@@ -233,7 +240,7 @@ int route_pulse(struct soft_vm *vm, gsi_t gsi, bool *fast)
 	int n;
 
 	*fast = r && t->first[gsi + 1] - r == 1 && r->type == KVM_IRQ_ROUTING_MSI;
-	n = *fast ? vm_deliver(vm, NULL, &r->msg, NULL) : 0;
+	n = *fast ? remap_deliver(vm, r) : 0;
 	grace_leave(&vm->grace, g);
 	if (*fast)
 		return n;

@@ -8,6 +8,7 @@
 
 #include "irqchip/irqchip.h"
 #include <linux/kvm.h>
+#include <stdatomic.h>
 
 struct soft_vm;
 
@@ -23,6 +24,7 @@ struct route {
 	struct irq_message msg; /* MSI */
 	uint64_t address;
 	uint32_t data;
+	_Atomic uint64_t irte;	/* MSI: remap.h; changes with the destinations */
 };
 
 #define ROUTE_CHIPS 3

@@ -122,6 +122,8 @@ static inline bool vcpu_is_halted(const struct soft_vcpu *v)
 void vcpu_attention(struct soft_vcpu *v);
 /* Leave the guest and do REQ_* first. */
 void vcpu_request(struct soft_vcpu *v, uint32_t request);
+/* Set the vector in its descriptor and send the notification, if one is due (v->posting). */
+void vcpu_post(struct soft_vcpu *v, uint8_t vector, bool urgent);
 /* Only wake its thread. */
 void vcpu_wake(struct soft_vcpu *v);
 

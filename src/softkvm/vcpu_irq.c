@@ -22,13 +22,12 @@ static void attention(void *opaque)
 	vcpu_attention(opaque);
 }
 
-static void post(void *opaque, uint8_t vector)
+void vcpu_post(struct soft_vcpu *v, uint8_t vector, bool urgent)
 {
-	struct soft_vcpu *v = opaque;
 	uint32_t ndst;
 	uint8_t nv;
 
-	switch (posted_post(&v->pi, vector, false, &nv, &ndst)) {
+	switch (posted_post(&v->pi, vector, urgent, &nv, &ndst)) {
 	case POSTED_COALESCED:
 		vcpu_stat(v, posted_coalesced);
 		return;
@@ -45,6 +44,11 @@ static void post(void *opaque, uint8_t vector)
 			engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
 		}
 	}
+}
+
+static void post(void *opaque, uint8_t vector)
+{
+	vcpu_post(opaque, vector, false);
 }
 
 static void nmi(void *opaque)

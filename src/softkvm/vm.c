@@ -4,6 +4,7 @@
 #include "softkvm/ioeventfd.h"
 #include "softkvm/irqfd.h"
 #include "softkvm/msr.h"
+#include "softkvm/remap.h"
 #include "softkvm/tsc.h"
 #include "softkvm/uapi.h"
 #include "softkvm/vcpu.h"
@@ -204,6 +205,7 @@ void vm_rebuild_map(struct soft_vm *vm)
 		old = atomic_exchange(&vm->map, map);
 		grace_wait(&vm->grace);
 		free(old);
+		remap_update_locked(vm);
 		vm_stat(vm, map_rebuilds);
 	}
 	mutex_unlock(&vm->map_lock);
