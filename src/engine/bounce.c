@@ -143,8 +143,10 @@ static int thunk_enter(struct engine_vcpu *v, struct insn_slot *s, const struct 
 	v->in_thunk = 0;
 	if (v->exit_code == EXITC_THUNK)
 		return X_NEXT;
-	if (v->fault_foreign)
+	if (v->fault_foreign) {
+		v->exit->reason = ENGINE_EXIT_INTERNAL;
 		return X_LEAVE;
+	}
 	return raise_exc(v, v->fault_vector, v->fault_vector == V_GP || v->fault_vector == V_SS, 0);
 }
 
@@ -215,8 +217,10 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 		return x87_pending(v, in, r);
 	/* XCHG locks by itself; a locked access that is bounced is atomic among its like */
 	lock = in->lock || (write && !in->vex && in->map == 0 && (in->opcode & 0xfe) == 0x86);
-	if (lock)
+	if (lock) {
 		mutex_lock(&v->vm->split_lock);
+		v->split_locked = true;
+	}
 	r = gmem_open(v, &m, lin, in->mem_size, read || lock, write, data_mode(v), 0);
 	if (!r) {
 		v->bounce = (uint8_t *)m.ptr - dist; /* the instruction adds it again */
@@ -226,8 +230,10 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 		if (!r)
 			r = gmem_close(v, &m);
 	}
-	if (lock)
+	if (lock) {
+		v->split_locked = false;
 		mutex_unlock(&v->vm->split_lock);
+	}
 	return x87_pending(v, in, r);
 }
 

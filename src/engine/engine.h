@@ -71,6 +71,9 @@ struct engine_ops {
 	 * 0: done; 1: leave with ENGINE_EXIT_HYPERCALL, the result is given by
 	 * engine_exit.access.data at re-entry. NULL: VMCALL is #UD. */
 	int (*hypercall)(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t *result);
+	/* In a signal handler: does the caller's own handler of faults deal with one at this
+	 * host address of code? NULL: never. Others on guest memory end engine_run(). */
+	bool (*handles_fault)(uint64_t host_rip);
 };
 
 /* ---- VM ------------------------------------------------------------------ */
@@ -159,7 +162,8 @@ enum engine_exit_reason {
 	ENGINE_EXIT_MSR,	/* access: addr = index; at re-entry data and failed are the answer */
 	ENGINE_EXIT_WINDOW,	/* engine_request_window: an interrupt can be taken now */
 	ENGINE_EXIT_NO_CODE,	/* RIP is in no RAM: see text */
-	ENGINE_EXIT_INTERNAL,	/* the host's memory of a slot cannot be touched: see text */
+	ENGINE_EXIT_INTERNAL,	/* the host's memory of a slot cannot be touched (protected, or of a file
+				 * cut short): see text. RIP is near the instruction, not always at it. */
 };
 
 struct engine_exit {

@@ -290,6 +290,8 @@ struct engine_vcpu {
 	uint64_t fault_host;	/* host rip of a fault */
 	uint8_t fault_vector;
 	bool fault_foreign;	/* a fault that is not the guest's */
+	void *recover[5];	/* engine_run()'s: where a fault on guest memory in its C ends */
+	bool split_locked;	/* vm->split_lock is ours */
 
 	/* requests from other vCPUs (smp.c) */
 	_Atomic uint32_t in_guest;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * engine/fault: the host's own exceptions in translated code (#DE, #MF, #XM,
- * alignment, #UD) arrive as signals; those outside of it belong to others and
- * are passed on. Signal dispositions belong to the process, so this file, alone
+ * alignment, #UD) arrive as signals. A slot's memory may be less than it promises
+ * (protected, a file cut short): that ends engine_run(), also from C. What is left
+ * belongs to others and is passed on. Signal dispositions belong to the process, so this file, alone
  * in the room, has state at file scope: what was installed before us.
  */
 #include "engine/cache.h"
@@ -56,11 +57,44 @@ static bool ours(struct engine_vcpu *v, ucontext_t *uc)
 	return true;
 }
 
+/* Goes back to engine_run(), on the stack of the C code that met the fault. */
+static void recover(struct engine_vcpu *v)
+{
+	__builtin_longjmp(v->recover, 1);
+}
+
+static bool in_slot(const struct engine_vcpu *v, uint64_t host)
+{
+	const struct slot_map *m = v->map;
+
+	for (unsigned int i = 0; m && i < m->n; i++)
+		if (host - (uint64_t)m->slot[i].host < m->slot[i].size)
+			return true;
+	return false;
+}
+
+/* A fault of the engine's C on guest memory. */
+static bool ours_in_c(struct engine_vcpu *v, int sig, const siginfo_t *si, ucontext_t *uc)
+{
+	greg_t *r = uc->uc_mcontext.gregs;
+
+	if (!v || (sig != SIGSEGV && sig != SIGBUS) || !in_slot(v, (uint64_t)si->si_addr) ||
+	    (v->ops->handles_fault && v->ops->handles_fault((uint64_t)r[REG_RIP])))
+		return false;
+	v->fault_host = (uint64_t)r[REG_RIP];
+	v->fault_foreign = true;
+	r[REG_RDI] = (greg_t)(uint64_t)v;
+	r[REG_RIP] = (greg_t)(uint64_t)recover;
+	/* below the red zone, aligned as after a call */
+	r[REG_RSP] = (greg_t)((((uint64_t)r[REG_RSP] - 256) & ~15ull) - 8);
+	return true;
+}
+
 static void handler(int sig, siginfo_t *si, void *ctx)
 {
 	struct sigaction *old = NULL;
 
-	if (ours(current, ctx))
+	if (ours(current, ctx) || ours_in_c(current, sig, si, ctx))
 		return;
 	for (unsigned int i = 0; i < N_SIGNALS; i++)
 		if (signals[i] == sig)

@@ -242,6 +242,8 @@ static int block_fault(struct engine_vcpu *v)
 		}
 	v->exit->reason = ENGINE_EXIT_INTERNAL;
 	v->exit->rip = b ? b->rip : 0;
+	if (b && v->fault_foreign)
+		v->rip = b->rip;
 	return X_LEAVE;
 }
 
@@ -383,19 +385,24 @@ static void shutdown_text(struct engine_vcpu *v, struct engine_exit *x)
 		       (unsigned long long)v->cr2);
 }
 
-int engine_run(struct engine_vcpu *v, struct engine_exit *x)
+/* The C code that met a fault on guest memory will not come back. */
+static void memory_gone(struct engine_vcpu *v)
 {
-	uint64_t gs = gs_read();
+	if (v->split_locked) {
+		v->split_locked = false;
+		mutex_unlock(&v->vm->split_lock);
+	}
+	v->exit->reason = ENGINE_EXIT_INTERNAL;
+}
+
+static void run_guest(struct engine_vcpu *v, struct engine_exit *x)
+{
 	int r;
 
-	if (!v->has_run)
-		cache_first_run(v);
-	replay_complete(v, x);
-	v->exit = x;
-	v->fault_foreign = false;
-	fault_thread_set(v);
-	gs_write((uint64_t)v);
-	guest_enter(v);
+	if (__builtin_setjmp(v->recover)) {
+		memory_gone(v);
+		return;
+	}
 	for (;;) {
 		r = 0;
 		if (atomic_load(&v->attn) || v->attn_local)
@@ -420,6 +427,21 @@ int engine_run(struct engine_vcpu *v, struct engine_exit *x)
 		if (r == X_EXIT || r == X_LEAVE)
 			break;
 	}
+}
+
+int engine_run(struct engine_vcpu *v, struct engine_exit *x)
+{
+	uint64_t gs = gs_read();
+
+	if (!v->has_run)
+		cache_first_run(v);
+	replay_complete(v, x);
+	v->exit = x;
+	v->fault_foreign = false;
+	fault_thread_set(v);
+	gs_write((uint64_t)v);
+	guest_enter(v);
+	run_guest(v, x);
 	fpu_put(v);
 	guest_leave(v);
 	gs_write(gs);

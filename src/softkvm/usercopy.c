@@ -90,13 +90,18 @@ static void call(const struct sigaction *old, int sig, siginfo_t *info, void *uc
 		(void)sigaction(sig, &dfl, NULL);
 }
 
+bool usercopy_owns(uint64_t rip)
+{
+	return rip >= (uint64_t)usercopy_begin && rip < (uint64_t)usercopy_end;
+}
+
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
 	ucontext_t *uc = context;
 	uintptr_t rip = (uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
 	unsigned i = sig == signals[1];
 
-	if (rip >= (uintptr_t)usercopy_begin && rip < (uintptr_t)usercopy_end) {
+	if (usercopy_owns(rip)) {
 		uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)usercopy_fixup;
 		return;
 	}

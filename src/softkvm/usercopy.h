@@ -14,6 +14,9 @@
  */
 void usercopy_init(int sig);
 
+/* Is this code of ours, whose faults the handler deals with? Any thread, signal handlers. */
+bool usercopy_owns(uint64_t rip);
+
 /* -EFAULT if any byte cannot be read or written; part may have been copied then. Any thread. */
 int copy_from_user(void *dst, uintptr_t src, size_t len) __must_check;
 int copy_to_user(uintptr_t dst, const void *src, size_t len) __must_check;

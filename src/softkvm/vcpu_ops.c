@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * What the engine asks of the outside, on the vCPU's thread inside engine_run().
  */
+#include "softkvm/usercopy.h"
 #include "softkvm/vcpu.h"
 
 static bool apic_page(struct soft_vcpu *v, uint64_t addr, uint32_t *offset)
@@ -135,5 +136,5 @@ static int op_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 const struct engine_ops vcpu_engine_ops = {
 	.mmio = op_mmio, .io = op_io, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
 	.intr_take = op_intr_take, .cr8_read = op_cr8_read, .cr8_write = op_cr8_write,
-	.hypercall = op_hypercall,
+	.hypercall = op_hypercall, .handles_fault = usercopy_owns,
 };

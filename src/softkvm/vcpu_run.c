@@ -340,6 +340,8 @@ static int handle_exit(struct soft_vcpu *v)
 	case ENGINE_EXIT_WINDOW:
 		vcpu_stat(v, request_irq_exits);
 		return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
+	case ENGINE_EXIT_INTERNAL:
+		return -EFAULT;
 	default:
 		v->run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
 		v->run->internal.ndata = 0;
