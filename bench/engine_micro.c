@@ -165,13 +165,27 @@ KERNEL static uint64_t k_sse(uint8_t *mem)
 	return (uint64_t)s;
 }
 
+/* A loop with a way out of its middle. */
+KERNEL static uint64_t k_scan(uint8_t *mem)
+{
+	uint64_t s = 0;
+
+	for (int n = 0; n < 2000; n++)
+		for (const uint8_t *p = mem + (8 << 20), *e = p + 4000; p < e; p++) {
+			if (*p == 0xff)
+				break;
+			s = s * 31 + *p;
+		}
+	return s;
+}
+
 static const struct {
 	const char *name;
 	uint64_t (*fn)(uint8_t *);
 } kernels[] = {
 	{"integer loop", k_integer}, {"pointer chase", k_chase}, {"memcpy by words", k_memcpy},
 	{"rep movsb 16 KiB", k_repmovs}, {"sha-256 rounds", k_sha}, {"calls (fib)", k_calls},
-	{"indirect calls", k_indirect}, {"shell sort", k_sort}, {"float arrays", k_sse},
+	{"indirect calls", k_indirect}, {"scan bytes", k_scan}, {"shell sort", k_sort}, {"float arrays", k_sse},
 };
 
 /* ---- the guest ---- */

@@ -173,8 +173,9 @@ static inline void *cache_enter_pc(const struct cache *c, const struct block *b)
 	return c->rx + b->entry[ENTRY_BODY];
 }
 
-/* translate.c: make the block at v->rip in page e for the mode; NULL: execute one instruction in C */
-struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e, uint32_t mode);
+/* translate.c: make the block at v->rip in page e for the mode; head: a backward jump leads here.
+ * NULL: execute one instruction in C */
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e, uint32_t mode, bool head);
 
 /* reencode.c */
 /* Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). free_regs: mask of

@@ -276,7 +276,7 @@ static int look_in(struct engine_vcpu *v, struct link *l, uint32_t split)
 		return insn_step(v);
 	b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split);
 	if (!b) {
-		b = block_translate(v, e, v->mode | split);
+		b = block_translate(v, e, v->mode | split, l && l->entry == ENTRY_LOOP);
 		if (!b)
 			return insn_step(v);
 	}

@@ -455,10 +455,37 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 	}
 }
 
-/* Decode up to the end of the block, of the page or of the table. Returns guest bytes. */
-static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int room)
+#define LOOP_EXITS 3 /* conditional jumps out of a loop that one block may have */
+
+/*
+ * A block that a backward jump has asked for goes on behind conditional jumps, if one of the next
+ * comes back to its begin: the loop is one block then. Else it ends with the first, as all do.
+ */
+static void loop_end(struct tr *t)
 {
-	unsigned int code = t->b->mode & MODE_64 ? 8 : 4, off = 0, max = t->b->mode & MODE_STEP ? 1 : BLOCK_MAX;
+	uint64_t rip = t->b->rip;
+	unsigned int first = 0, back = 0;
+
+	for (unsigned int i = 0; i < t->n; i++) {
+		const struct insn *in = &t->in[i];
+
+		rip += in->len;
+		if (in->kind != K_JCC)
+			continue;
+		if (!first)
+			first = i + 1;
+		if (rip + (uint64_t)in->imm == t->b->rip)
+			back = i + 1;
+	}
+	if (back || first)
+		t->n = back ? back : first;
+}
+
+/* Decode up to the end of the block, of the page or of the table. Returns guest bytes. */
+static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int room, bool head)
+{
+	unsigned int code = t->b->mode & MODE_64 ? 8 : 4, max = t->b->mode & MODE_STEP ? 1 : BLOCK_MAX;
+	unsigned int off = 0, exits = head ? LOOP_EXITS : 0;
 	bool sti = false;
 
 	for (t->n = 0; t->n < max && off < room; t->n++) {
@@ -467,12 +494,17 @@ static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int ro
 		if (insn_decode(t->v, p + off, room - off, code, in))
 			break; /* goes on in the next page: C executes it */
 		off += in->len;
-		if (ends_block(in) || sti) {
+		if (sti || (ends_block(in) && (in->kind != K_JCC || !exits--))) {
 			t->n++;
 			break;
 		}
 		sti = in->kind == K_STI;
 	}
+	if (head)
+		loop_end(t);
+	off = 0;
+	for (unsigned int i = 0; i < t->n; i++)
+		off += t->in[i].len;
 	return off;
 }
 
@@ -560,7 +592,7 @@ static void body_emit(struct tr *t)
 	link_emit(t, -1, t->rip);
 }
 
-struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode)
+struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode, bool head)
 {
 	struct cache *c = v->cache;
 	unsigned int off = (unsigned int)(v->rip & 4095);
@@ -581,20 +613,20 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.v = v;
 	t.c = c;
 	t.b = &c->blocks[c->n_blocks];
+	t.split = mode & MODE_SPLIT;
 	t.n_late = 0;
 	t.saved = t.after_sti = t.ended = false;
 	t.fpu_out = NULL;
 	t.i = 0;
 	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .link0 = c->n_links,
 			      .fault0 = c->n_faults};
-	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off);
+	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off, head && !t.split);
 	if (!t.n) /* an instruction across pages: only a way to C */
 		t.b->len = (uint16_t)(4096 - off);
 	c->pos = (c->pos + 15) & ~15u;
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
 	liveness(&t);
-	t.split = mode & MODE_SPLIT;
 	t.mode = mode & ~MODE_SPLIT;
 	groups_plan(&t);
 	t.back = NULL;

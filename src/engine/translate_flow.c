@@ -373,6 +373,10 @@ bool flow_emit(struct tr *t, const struct insn *in)
 		t->ended = true;
 		return true;
 	case K_JCC:
+		if (t->i + 1 < t->n) { /* out of a loop that goes on behind it */
+			link_emit(t, in->opcode & 15, taken);
+			return true;
+		}
 		if (t->loop && taken == t->b->rip) {
 			flags_restore(t);
 			scratch_lost(t, S0);

@@ -613,7 +613,7 @@ static void add_loop(struct seq *s)
 	};
 	/* pointers, an index; neither is a destination, nor is RCX */
 	static const uint8_t pointer[] = {6, 7, 3, 9, 12, 15}, dest[] = {0, 2, 5, 8, 10, 14};
-	unsigned int many = compat ? 3 : 6, n = 1 + below(4), head, scale = below(4);
+	unsigned int many = compat ? 3 : 6, n = 1 + below(4), head, out, hole = 0, scale = below(4);
 	unsigned int p[2] = {pointer[below(many)], pointer[below(many)]}, x = below(2) ? 11 : 13;
 	int8_t step[2] = {(int8_t)((int)below(128) - 64), (int8_t)((int)below(64) - 16)};
 	bool indexed = !compat && below(3) == 0;
@@ -628,8 +628,18 @@ static void add_loop(struct seq *s)
 	seq_add(s, b, 2);
 	s->undef = 0;
 	head = s->n;
+	out = below(2) ? n : below(n);
 	for (unsigned int i = 0; i < n; i++) {
 		unsigned int k = below(sizeof(ops) / sizeof(ops[0])), which = below(2);
+
+		if (i == out) { /* cmp al, x; jcc out */
+			memcpy(b, "\x3c\x00\x70", 3);
+			b[1] = (uint8_t)rnd();
+			b[2] |= (uint8_t)below(16);
+			b[3] = 0;
+			seq_add(s, b, 4);
+			hole = s->n;
+		}
 
 		if (below(4) == 0)
 			step_add(s, p[which], below(2) ? 8 : step[which]);
@@ -644,6 +654,8 @@ static void add_loop(struct seq *s)
 	memcpy(b, "\xff\xc9\x75", 3); /* dec ecx; jnz */
 	b[3] = (uint8_t)(head - (s->n + 4));
 	seq_add(s, b, 4);
+	if (hole)
+		s->b[hole - 1] = (uint8_t)(s->n - hole);
 }
 
 static void random_state(struct cpu_state *st)

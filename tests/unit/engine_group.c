@@ -6,6 +6,8 @@
  */
 #include "../lib/engine_snippet.h"
 
+#include <pthread.h>
+
 /* ways of execution that must agree */
 static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 #define N_WAYS (sizeof(ways) / sizeof(ways[0]))
@@ -172,6 +174,65 @@ static void smap_window_ends_with_clac(void **state)
 	}
 }
 
+/* ---- loops ---- */
+
+SNIPPET(count, "1: mov (%rdi),%rax\n inc %rax\n mov %rax,(%rdi)\n add $1,%rcx\n jmp 2f\n"
+	       "2: mov (%rdi),%rax\n inc %rax\n mov %rax,(%rdi)\n add $1,%rcx\n cmp %rdx,%rcx\n jne 2b\n int3");
+
+static void *kick_when_counting(void *arg)
+{
+	struct env *e = arg;
+	volatile uint64_t *n = (uint64_t *)(e->ram + PA);
+
+	while (*n < 1000000)
+		;
+	engine_vcpu_kick(e->cpu[0], ENGINE_KICK_EXIT);
+	return NULL;
+}
+
+/* A loop whose look-up is done once still sees the attention word in every round. */
+static void a_kick_ends_a_loop_without_look_ups(void **state)
+{
+	struct env *e = start(0, PTE_P_ | PTE_W_, PTE_P_, VA);
+	struct engine_exit x;
+	pthread_t t;
+
+	PUT(e, LOAD, count);
+	set_gpr(e, 0, 2, ~0ull);
+	set_gpr(e, 0, 1, 0);
+	assert_int_equal(pthread_create(&t, NULL, kick_when_counting, e), 0);
+	assert_int_equal(engine_run(e->cpu[0], &x), 0);
+	assert_int_equal(x.reason, ENGINE_EXIT_INTR);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	assert_int_equal(regs(e).gpr[1], *(uint64_t *)(e->ram + PA));
+	env_destroy(e);
+}
+
+SNIPPET(fill, "1: mov %rax,(%rdi)\n add $8,%rdi\n dec %ecx\n jne 1b\n int3");
+
+/* Upwards out of a page that can be written into one that cannot: exactly there. */
+static void a_loop_faults_at_the_page(void **state)
+{
+	for (unsigned int w = 0; w < N_WAYS; w++) {
+		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 4);
+		struct env_frame f;
+
+		PUT(e, LOAD, fill);
+		set_gpr(e, 0, 0, 0x5555555555555555ull);
+		set_gpr(e, 0, 1, 4000);
+		assert_int_equal(run(e), 14);
+		env_frame(e, 0, 14, &f);
+		assert_int_equal(f.rip, LOAD);
+		assert_int_equal(f.error, 3);
+		/* the last one would lie across the two pages */
+		assert_int_equal(regs(e).gpr[7], VA + 4092);
+		assert_int_equal(regs(e).gpr[1], 4000 - 511);
+		assert_int_equal(e->ram[PA + 4091], 0x55);
+		assert_int_equal(e->ram[PA + 4092], 0);
+		env_destroy(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +242,8 @@ int main(void)
 		cmocka_unit_test(a_run_rewrites_what_follows),
 		cmocka_unit_test(invlpg_between_two_runs),
 		cmocka_unit_test(smap_window_ends_with_clac),
+		cmocka_unit_test(a_kick_ends_a_loop_without_look_ups),
+		cmocka_unit_test(a_loop_faults_at_the_page),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
