@@ -30,8 +30,8 @@ static const struct feature_word features[] = {
 	/* bmi1 avx2 bmi2 erms rdseed adx clflushopt clwb sha | fsgsbase tsc_adjust smep invpcid smap */
 	{ 7, 0, 1, B(3) | B(5) | B(8) | B(9) | B(18) | B(19) | B(23) | B(24) | B(29),
 		   B(0) | B(1) | B(7) | B(10) | B(20) },
-	/* gfni vaes vpclmulqdq rdpid */
-	{ 7, 0, 2, B(8) | B(9) | B(10) | B(22), 0 },
+	/* gfni vaes vpclmulqdq rdpid | umip */
+	{ 7, 0, 2, B(8) | B(9) | B(10) | B(22), B(2) },
 	/* fsrm */
 	{ 7, 0, 3, B(4), 0 },
 	/* lahf abm 3dnowprefetch */
