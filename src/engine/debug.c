@@ -45,7 +45,7 @@ bool debug_fetch(struct engine_vcpu *v)
 {
 	uint64_t hit;
 
-	if (!v->bp_on || (v->vflags & FL_RF) || v->shadow == 2)
+	if (!v->bp_on || (v->vflags & FL_RF) || (v->shadow == 2 && !(v->feat & FEAT_AMD)))
 		return false;
 	hit = matches(v, 1u << BP_EXEC, rip_linear(v), 1);
 	if (hit)

@@ -333,7 +333,8 @@ struct engine_vcpu {
 #define FEAT_LM	     (1u << 3)
 #define FEAT_NX	     (1u << 4)
 #define FEAT_SSE42   (1u << 5)
-#define FEAT_AMD     (1u << 6) /* the vendor: some MSRs have 32 bits */
+#define FEAT_AMD     (1u << 6) /* the vendor, where processors differ */
+#define FEAT_PSE36   (1u << 7)
 
 #define REQ_TLB	 (1u << 8)  /* attn: requests in req[] */
 

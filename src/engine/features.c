@@ -100,6 +100,7 @@ void features_update(struct engine_vcpu *v)
 		{FEAT_1G, 0x80000001, 3, 26},
 		{FEAT_LM, 0x80000001, 3, 29},
 		{FEAT_NX, 0x80000001, 3, 20},
+		{FEAT_PSE36, 1, 3, 17},
 	};
 	uint32_t r[4] = {0};
 
@@ -118,7 +119,8 @@ void features_update(struct engine_vcpu *v)
 	v->feat = 0;
 	for (unsigned int i = 0; i < sizeof(feats) / sizeof(feats[0]); i++)
 		if (guest_has(v, feats[i].leaf, 0, feats[i].reg, feats[i].bit) &&
-		    (feats[i].feat == FEAT_1G || host_has(feats[i].leaf, 0, feats[i].reg, feats[i].bit)))
+		    ((feats[i].feat & (FEAT_1G | FEAT_PSE36)) ||
+		     host_has(feats[i].leaf, 0, feats[i].reg, feats[i].bit)))
 			v->feat |= feats[i].feat;
 	v->ops->cpuid(v->cpu, 0, 0, r);
 	if (r[1] == 0x68747541 || r[1] == 0x6f677948) /* AuthenticAMD, HygonGenuine */

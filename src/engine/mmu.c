@@ -46,6 +46,14 @@ static bool entry_set(void *p, unsigned int size, uint64_t old, uint64_t bits)
 					   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
+/* Where a 4 MiB page's entry has address bits from 32 on, those it may use, up to 39. */
+#define PDE4M_HIGH 0x3fe000u
+
+static uint64_t pse36_bits(const struct engine_vcpu *v)
+{
+	return v->feat & FEAT_PSE36 ? v->phys_mask >> 19 & 0x1fe000u : 0;
+}
+
 struct level {
 	uint8_t shift; /* lowest address bit that indexes the table */
 	uint8_t bits;
@@ -126,8 +134,8 @@ again:
 				rsvd |= ((1ull << lv[i].shift) - 1) & ~0x1fffull;
 			if (e & rsvd)
 				return fault(v, lin, code | PF_P | PF_R);
-		} else if (leaf && lv[i].shift == 22 && (e & 0x003fe000u & (1u << 21))) {
-			return fault(v, lin, code | PF_P | PF_R); /* PSE-36 bit 21 */
+		} else if (leaf && lv[i].shift == 22 && (e & PDE4M_HIGH & ~pse36_bits(v))) {
+			return fault(v, lin, code | PF_P | PF_R);
 		}
 		writable &= !!(e & PTE_W);
 		user &= !!(e & PTE_U);
@@ -174,7 +182,7 @@ again:
 		else if (size == 4096)
 			base = e & 0xfffff000u;
 		else
-			base = (e & 0xffc00000u) | (e & 0x1fe000u) << 19; /* PSE-36 */
+			base = (e & 0xffc00000u) | (e & pse36_bits(v)) << 19;
 		*w = (struct walk){
 			.gpa = base | (lin & (size - 1)),
 			.page_size = size,

@@ -66,8 +66,15 @@ static int op_wrmsr(void *cpu, uint32_t index, uint64_t val)
 static void op_cpuid(void *cpu, uint32_t leaf, uint32_t sub, uint32_t r[4])
 {
 	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
-	if (leaf == 1)
+	if (leaf == 1) {
 		r[2] |= 1u << 17; /* PCID */
+		r[3] |= 1u << 17; /* PSE-36 */
+		r[3] &= ~env_of(cpu)->cpuid_hide1d;
+	}
+	if (leaf == 0 && env_of(cpu)->intel)
+		r[1] = env_of(cpu)->intel > 0 ? 0x756e6547u : 0x68747541u;
+	if (leaf == 0x80000008 && env_of(cpu)->phys_bits)
+		r[0] = (r[0] & ~0xffu) | env_of(cpu)->phys_bits;
 	if (leaf == 7 && sub == 0) {
 		r[1] |= 1u << 20 | 1u << 7 | 1u << 10 | 1; /* SMAP, SMEP, INVPCID, FSGSBASE */
 		r[1] &= ~env_of(cpu)->cpuid_hide7b;

@@ -56,6 +56,9 @@ struct env {
 	uint64_t hyper_nr;
 	uint32_t cpuid_hide7b; /* bits of leaf 7 EBX to hide */
 	uint32_t cpuid_hide81c; /* and of 80000001h ECX */
+	uint32_t cpuid_hide1d;	/* and of 1 EDX */
+	uint32_t phys_bits;	/* MAXPHYADDR, 0: the host's */
+	int intel;		/* vendor: 1 Intel, -1 AMD, 0 the host's */
 };
 
 /* n_cpu vCPUs in 64-bit mode at CPL 0 with the tables above; low 2 MiB mapped 1:1 for the kernel. */

@@ -8,6 +8,7 @@
 #   SUITE32  the same with --arch=i386, for the cases that exist in 32 bits only
 #   -a       soft (softkvm by its preload library; the default), tcg, kvm (the
 #            machine's /dev/kvm); several give a column each
+#   -t SECS  no case gets more than this
 #   -l       list the cases and stop
 #   -v       show what failed, below each line
 #   -k DIR   keep each case's output in DIR/ACCEL-CASE.log
@@ -94,7 +95,7 @@ cases() {
 }
 
 usage() {
-	sed -n '4,21s/^# \{0,1\}//p' "$0"
+	sed -n '4,22s/^# \{0,1\}//p' "$0"
 	exit "$1"
 }
 skip() {
@@ -102,11 +103,12 @@ skip() {
 	exit 77
 }
 
-accels=soft keep='' verbose='' patterns=()
-while getopts a:k:lvh opt; do
+accels=soft keep='' most=0 verbose='' patterns=()
+while getopts a:k:t:lvh opt; do
 	case $opt in
 	a) accels=$OPTARG ;;
 	k) keep=$OPTARG ;;
+	t) most=$OPTARG ;;
 	l) cases; exit 0 ;;
 	v) verbose=1 ;;
 	h) usage 0 ;;
@@ -143,7 +145,9 @@ run() {
 	tcg) [[ $machine != *kernel-irqchip* ]] || machine=${machine%%,*} ;;
 	esac
 	[ $accel = kvm ] || machine=${machine/,pit=off/}
-	timeout -k 2 $((seconds * ${SLOW:-1})) "${front[@]}" qemu-system-x86_64 \
+	seconds=$((seconds * ${SLOW:-1}))
+	[ "$most" = 0 ] || [ "$most" -ge $seconds ] || seconds=$most
+	timeout -k 2 $seconds "${front[@]}" qemu-system-x86_64 \
 		-machine "$machine,accel=$accel" -no-reboot -nodefaults -display none -serial stdio \
 		$([ $accel != kvm ] || echo -global kvm-pit.lost_tick_policy=discard) \
 		-device pc-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4 -device pci-testdev \

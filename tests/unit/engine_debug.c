@@ -166,7 +166,13 @@ static void mov_ss_holds_debug_traps_back(void **state)
 	struct env *e = env_create(1);
 	struct engine_exit x;
 
-	/* a breakpoint on the instruction behind it is not seen at all */
+	/* a breakpoint on the instruction behind it: Intel's do not see it, AMD's do */
+	set_dr(e, 0, LOAD + 4, dr7(0, 0, 1));
+	e->intel = -1;
+	engine_vcpu_cpuid_changed(e->cpu[0]);
+	WANT_DB(e, mov_ss_nop, 1, 4);
+	e->intel = 1;
+	engine_vcpu_cpuid_changed(e->cpu[0]);
 	set_dr(e, 0, LOAD + 4, dr7(0, 0, 1));
 	WANT_DB(e, mov_ss_nop, 0, 0);
 	set_dr(e, 0, LOAD + 5, dr7(0, 0, 1));
