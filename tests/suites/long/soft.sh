@@ -10,3 +10,5 @@ done
 
 test_one 'soft: rebuilt every 10,000 exits, 20 boots' 3600 env BOOTS=20 tests/softkvm/debian.sh rebuilt
 test_one 'soft: rebuilt every 100 exits' 900 env EXITS=100 tests/softkvm/debian.sh rebuilt
+
+test_one 'soft: 10,000 VMs come and go' 1800 build/rel/tests/softkvm_many 10000
