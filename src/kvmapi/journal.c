@@ -42,6 +42,8 @@ static const struct row {
 	{ KVM_GET_LAPIC, PASS }, { KVM_SET_LAPIC, PASS }, { KVM_GET_MP_STATE, PASS },
 	{ KVM_SET_MP_STATE, PASS }, { KVM_GET_VCPU_EVENTS, PASS }, { KVM_SET_VCPU_EVENTS, PASS },
 	{ KVM_GET_DEBUGREGS, PASS }, { KVM_SET_DEBUGREGS, PASS },
+	/* of a vCPU, the TSC's offset */
+	{ KVM_HAS_DEVICE_ATTR, PASS }, { KVM_GET_DEVICE_ATTR, PASS }, { KVM_SET_DEVICE_ATTR, PASS },
 };
 
 static size_t arg_size(unsigned long request, uintptr_t arg)

@@ -202,6 +202,9 @@ int vcpu_get_xsave(struct vcpu *v, struct kvm_xsave *x) __must_check;
 int vcpu_set_xsave(struct vcpu *v, const struct kvm_xsave *x) __must_check;
 /* KVM_GET_TSC_KHZ, 0 if the KVM half cannot tell. */
 uint32_t vcpu_get_tsc_khz(struct vcpu *v);
+/* KVM_VCPU_TSC_OFFSET: the guest's TSC less the host's. -ENXIO, -EINVAL where there is none. */
+int vcpu_get_tsc_offset(struct vcpu *v, uint64_t *offset) __must_check;
+int vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset) __must_check;
 /* Inject a vector (KVM_INTERRUPT): full user-space irqchip only. -EEXIST: one is queued. */
 int vcpu_interrupt(struct vcpu *v, unsigned vector) __must_check;
 int vcpu_nmi(struct vcpu *v) __must_check;
@@ -209,7 +212,7 @@ int vcpu_nmi(struct vcpu *v) __must_check;
 /*
  * All of the above at once (state.c), with the nr_msrs MSRs of the list that this
  * KVM half has; the time stamp counter, if it is one of them, is loaded as it would
- * be now. While the vCPU does not run and has no access in flight. Loading into a
+ * be now, on this host. While the vCPU does not run and has no access in flight. Loading into a
  * vCPU with the same CPUID; -errno of the first call that failed, then the vCPU has
  * part of the state.
  */

@@ -21,6 +21,8 @@ struct vcpu_state {
 	struct kvm_xcrs xcrs;
 	struct kvm_debugregs debug;
 	bool has_xsave, has_lapic, has_events, has_xcrs, has_debug;
+	bool has_tsc_offset; /* exact, and the same for the whole VM; else by the time that passed */
+	uint64_t tsc_offset;
 	uint64_t taken_ns;   /* when the MSRs were read */
 	uint32_t tsc_khz;
 	struct kvm_msrs *msrs;
@@ -72,8 +74,11 @@ static void msrs_load(struct vcpu *v, const struct vcpu_state *s)
 	/* Some may be read but not written as they were: the others still count. */
 	for (unsigned i = 0; i < s->msrs->nmsrs; i++) {
 		one.e = s->msrs->entries[i];
-		if (one.e.index == MSR_TSC)
+		if (one.e.index == MSR_TSC) {
+			if (s->has_tsc_offset && !vcpu_set_tsc_offset(v, s->tsc_offset))
+				continue;
 			one.e.data = tsc_now(s, one.e.data);
+		}
 		(void)!vcpu_set_msrs(v, &one.m);
 	}
 }
@@ -106,6 +111,7 @@ int vcpu_state_save(struct vcpu *v, const uint32_t *msrs, unsigned nr_msrs, stru
 	s->has_xcrs = vcpu_get_xcrs(v, &s->xcrs) == 0;
 	s->has_debug = vcpu_get_debugregs(v, &s->debug) == 0;
 	s->tsc_khz = vcpu_get_tsc_khz(v);
+	s->has_tsc_offset = vcpu_get_tsc_offset(v, &s->tsc_offset) == 0;
 	*out = s;
 	return 0;
 }

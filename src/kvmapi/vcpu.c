@@ -160,6 +160,24 @@ uint32_t vcpu_get_tsc_khz(struct vcpu *v)
 	return r > 0 ? (uint32_t)r : 0;
 }
 
+int vcpu_get_tsc_offset(struct vcpu *v, uint64_t *offset)
+{
+	const struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset,
+	};
+
+	return vcpu_ioctl(v, KVM_GET_DEVICE_ATTR, &a);
+}
+
+int vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset)
+{
+	const struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+	};
+
+	return vcpu_ioctl(v, KVM_SET_DEVICE_ATTR, &a);
+}
+
 int vcpu_set_signal_mask(struct vcpu *v, const void *sigset, unsigned len)
 {
 	struct {

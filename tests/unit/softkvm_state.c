@@ -221,7 +221,7 @@ static void random_msrs(struct vcpu *v)
 	put_msr(v, 0xc0000103, rnd() & 0xffffffff);
 	put_msr(v, 0x277, 0x0007040600070406ull);
 	put_msr(v, 0x1a0, rnd() & 0x1801);
-	put_msr(v, 0x2ff, rnd() & 0xc06);
+	put_msr(v, 0x2ff, (rnd() & 0xc00) | (rnd() & 1 ? 6 : 0));
 	put_msr(v, MSR_KVM_POLL_CONTROL, rnd() & 1);
 	put_msr(v, MSR_KVM_STEAL_TIME, (rnd() % 16 * 64) | 0);
 	put_msr(v, MSR_KVM_PV_EOI_EN, (rnd() % 256 * 4) | 1);
@@ -524,6 +524,27 @@ static void move(struct bed *b, struct vm *vm, struct vcpu *v)
 	vm_destroy(&old_vm);
 }
 
+/* The counter of the new vCPU is the old one's to the cycle, whatever time that took. */
+static void test_tsc_moves_exactly(void **state)
+{
+	uint64_t before, after;
+	struct bed bed;
+	struct vm vm;
+	struct vcpu v;
+
+	bed_create(&bed);
+	new_vm(&bed, &vm);
+	new_vcpu(&bed, &vm, 0, &v);
+	put_msr(&v, 0x10, 123456789);
+	assert_int_equal(vcpu_get_tsc_offset(&v, &before), 0);
+	move(&bed, &vm, &v);
+	assert_int_equal(vcpu_get_tsc_offset(&v, &after), 0);
+	assert_int_equal(after, before);
+	vcpu_close(&v);
+	vm_destroy(&vm);
+	bed_destroy(&bed);
+}
+
 /* An NMI that nobody has taken yet ends the halt of the vCPU that it moved to. */
 static void test_nmi_moves(void **state)
 {
@@ -601,7 +622,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_states_move), cmocka_unit_test(test_tsc_stays_together),
 		cmocka_unit_test(test_clock_page_version_goes_on), cmocka_unit_test(test_nmi_moves),
-		cmocka_unit_test(test_kick_moves),
+		cmocka_unit_test(test_kick_moves), cmocka_unit_test(test_tsc_moves_exactly),
 	};
 
 	if (argc > 1)
