@@ -9,7 +9,7 @@ FUZZ_LIB     := $(FUZZ_O)/libbelfry.a
 FUZZ_BINS    := $(patsubst tests/fuzz/%.c,$(FUZZ_O)/bin/%,$(wildcard tests/fuzz/*.c))
 
 fuzz_objs     = $(patsubst %,$(FUZZ_O)/%.o,$(basename $1))
-FUZZ_SRCS    := $(filter-out src/app/main.c,$(wildcard src/*/*.[cS]))
+FUZZ_SRCS    := $(filter-out src/app/main.c src/softkvm/preload.c,$(wildcard src/*/*.[cS]))
 
 # The engine's own C must leave SIMD registers alone (mk/engine.mk), so its
 # coverage is counted inline, without calls into the fuzzer. It leans on the host
@@ -34,6 +34,10 @@ $(FUZZ_O)/bin/%: $(FUZZ_O)/tests/fuzz/%.o $(call fuzz_objs,$(TLIB_SRCS)) $(FUZZ_
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(FUZZ_CC) $(FUZZ_SAN) -fsanitize=fuzzer -pthread -o $@ $^ $(LDLIBS) -lcmocka
+
+# The API's target is made of the operations of tests/diff.
+$(FUZZ_O)/bin/softkvm: $(call fuzz_objs,$(filter-out tests/diff/main.c tests/diff/cases.c,$(wildcard tests/diff/*.c)))
+$(FUZZ_O)/bin/softkvm: LDLIBS := $(FUZZ_LIB) $(LDLIBS)
 
 .PHONY: fuzz fuzz-build
 fuzz-build: $(FUZZ_BINS)

@@ -8,6 +8,7 @@
 #define BELFRY_TESTS_DIFF_H
 
 #include "../lib/kvm_pair.h"
+#include <signal.h>
 #include <stdio.h>
 
 #define OP_ARGS	    8
@@ -18,6 +19,7 @@
 #define WORLD_EVENTS 10 /* the last four are no eventfds */
 
 #define WORLD_SEMAPHORE 5
+#define WORLD_ALARM	SIGUSR2 /* ends a guest that waits for what never comes */
 
 struct world;
 
@@ -137,6 +139,7 @@ void world_close_vm(struct world *w, unsigned vm);
 /* A pointer that is fine (p), or one of the bad ones. */
 void *world_pointer(uint64_t which, void *p);
 void say_events(struct world *w);
+uint64_t event_count(uint64_t n);
 void say_local_apic(struct world *w, unsigned vm, unsigned cpu);
 void say_ring(struct world *w, unsigned vm, unsigned cpu);
 

@@ -354,10 +354,6 @@ static bool say_exit(struct world *w, struct kvm_run *run, unsigned *nmis)
 	}
 }
 
-static void on_alarm(int sig)
-{
-}
-
 /* A guest that waits for what never comes is ended, and that is told. */
 static void set_alarm(bool on)
 {
@@ -366,11 +362,9 @@ static void set_alarm(bool on)
 	static __thread bool made;
 
 	if (!made) {
-		struct sigaction sa = { .sa_handler = on_alarm };
-		struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
+		struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WORLD_ALARM };
 
 		ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-		sigaction(SIGALRM, &sa, NULL);
 		made = !timer_create(CLOCK_MONOTONIC, &ev, &timer);
 	}
 	timer_settime(timer, 0, on ? &half : &(struct itimerspec){ 0 }, NULL);

@@ -204,7 +204,7 @@ static void read_event(struct world *w, const uint64_t *a)
 	uint64_t n = 0;
 
 	world_settle(w);
-	say_result(&w->s, "read", read(w->event[a[0] % (WORLD_EVENTS - 4)], &n, 8) < 0 ? -errno : (long)n);
+	say_result(&w->s, "read", read(w->event[a[0] % (WORLD_EVENTS - 4)], &n, 8) < 0 ? -errno : (long)event_count(n));
 }
 
 const struct op_kind op_read_event = { "read_event", 3, read_event, { { "event", any_event } } };
