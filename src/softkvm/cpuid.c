@@ -40,6 +40,9 @@ static const struct feature_word features[] = {
 	{ 0x80000001, 0, 3, B(22), B(11) | B(20) | B(26) | B(27) | B(29) },
 	/* invariant TSC */
 	{ 0x80000007, 0, 3, 0, B(8) },
+	/* srso_no; tsa_sq_no tsa_l1_no: the guest's own barriers are none in translated code, and cost */
+	{ 0x80000021, 0, 0, 0, B(29) },
+	{ 0x80000021, 0, 2, 0, B(1) | B(2) },
 };
 
 uint32_t cpuid_reg(const struct kvm_cpuid_entry2 *e, unsigned reg)
@@ -114,7 +117,7 @@ static void cut(struct kvm_cpuid_entry2 *e)
 		}
 		break;
 	case 0x80000000:
-		e->eax = 0x80000008;
+		e->eax = 0x80000021;
 		break;
 	case 0x80000001:
 		e->ebx = 0;
@@ -128,6 +131,11 @@ static void cut(struct kvm_cpuid_entry2 *e)
 	case 0x80000008:
 		e->eax = SOFT_MAXPHYADDR | 48 << 8;
 		e->ebx = e->ecx = e->edx = 0;
+		break;
+	case 0x80000021:
+		e->eax = feature(0x80000021, 0, 0, e->eax);
+		e->ecx = feature(0x80000021, 0, 2, e->ecx);
+		e->ebx = e->edx = 0;
 		break;
 	}
 }
@@ -145,7 +153,7 @@ int cpuid_supported(struct kvm_cpuid_entry2 *out, unsigned max)
 		{ 4, 4, true }, { 6 }, { 7, 0, true }, { 0xb, 0, true }, { 0xb, 1, true },
 		{ 0xd, 0, true }, { 0xd, 1, true }, { 0xd, 2, true }, { 0x80000000 },
 		{ 0x80000001 }, { 0x80000002 }, { 0x80000003 }, { 0x80000004 }, { 0x80000005 },
-		{ 0x80000006 }, { 0x80000007 }, { 0x80000008 },
+		{ 0x80000006 }, { 0x80000007 }, { 0x80000008 }, { 0x80000021 },
 	};
 	struct kvm_cpuid_entry2 kvm[2] = {
 		{ .function = KVM_CPUID_SIGNATURE, .eax = KVM_CPUID_FEATURES },

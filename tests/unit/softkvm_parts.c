@@ -3,6 +3,7 @@
  * no counterpart in the kernel.
  */
 #include "../lib/check.h"
+#include "softkvm/cpuid.h"
 #include "softkvm/grace.h"
 #include "softkvm/iobus.h"
 #include "softkvm/posted.h"
@@ -566,6 +567,27 @@ static void test_halt_poll(void **state)
 	assert_int_equal(halt_poll_next(0, 0, 0), 0);
 }
 
+/* A guest is told that it needs no barriers of its own (docs/SOFTKVM.md, "Barriers"). */
+static void test_cpuid_no_barriers(void **state)
+{
+	struct kvm_cpuid_entry2 e[64];
+	int n = cpuid_supported(e, ARRAY_SIZE(e)), found = 0;
+
+	assert_true(n > 0);
+	for (int i = 0; i < n; i++) {
+		if (e[i].function == 0x80000000)
+			assert_int_equal(e[i].eax, 0x80000021);
+		if (e[i].function != 0x80000021)
+			continue;
+		found++;
+		assert_int_equal(e[i].eax, 1u << 29);
+		assert_int_equal(e[i].ecx, 1u << 1 | 1u << 2);
+		assert_int_equal(e[i].ebx | e[i].edx, 0);
+	}
+	assert_int_equal(found, 1);
+	assert_int_equal(cpuid_supported(e, (unsigned)n - 1), -E2BIG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -576,7 +598,7 @@ int main(void)
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_guest_debug), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
-		cmocka_unit_test(test_halt_poll),
+		cmocka_unit_test(test_halt_poll), cmocka_unit_test(test_cpuid_no_barriers),
 	};
 
 	return RUN(tests);
