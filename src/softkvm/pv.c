@@ -164,13 +164,14 @@ void pv_account_steal(struct soft_vcpu *v)
 	struct kvm_steal_time st;
 	uint64_t now, at = clock_ns();
 
-	/* Reading it costs more than many an exit: not at every entry. */
-	if (!(v->pv.steal_msr & KVM_MSR_ENABLED) || at - v->pv.steal_read < STEAL_PERIOD_NS)
+	if (!(v->pv.steal_msr & KVM_MSR_ENABLED) || guest_read(mem, gpa, &st, sizeof(st)))
 		return;
-	v->pv.steal_read = at;
-	if (guest_read(mem, gpa, &st, sizeof(st)))
-		return;
-	now = run_delay();
+	/* Each entry is told, but to read the time costs more than many an exit. */
+	now = v->pv.steal_last;
+	if (at - v->pv.steal_read >= STEAL_PERIOD_NS) {
+		v->pv.steal_read = at;
+		now = run_delay();
+	}
 	st.version += st.version & 1 ? 2 : 1;
 	(void)!guest_write(mem, gpa + offsetof(struct kvm_steal_time, version), &st.version,
 			   sizeof(st.version));

@@ -206,10 +206,15 @@ static void expect_tsc(struct side *s, uint64_t tsc, uint64_t adjust)
 /* SDM Vol. 3B, "IA32_TSC_ADJUST Register Support". The reference machine's guests have the host's TSC. */
 static void the_tsc_and_its_adjustment(void **state)
 {
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[2];
+	} c = { .head.nent = 2, .e = { { .eax = 7 }, { .function = 7, .flags = 1, .ebx = 1u << 1 } } };
 	struct side s;
 
 	side_begin(&s, true);
 	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
 	map_memory(&s, 0);
 	expect_tsc(&s, 0, 0);
 	write_msr_in_guest(&s, 0x10, STEP);
@@ -603,6 +608,24 @@ static void script_bus_cycle(struct side *s, uint64_t seed)
 	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
 }
 
+/* The steal time's version changes with every entry, and is even outside. */
+static void script_steal(struct side *s, uint64_t seed)
+{
+	uint32_t last = 0, version;
+
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	memset(s->mem + 0x6000, 0, 64);
+	say(s, "set: %d", set_msr(s, 0, 0x4b564d03, 0x6001));
+	LOAD(s, 2, 0xec, 0xeb, 0xfd);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(side_ioctl_val(s, s->vcpu[0], KVM_RUN, 0), 0);
+		version = load_le32(s->mem + 0x6008);
+		say(s, "even %d, another %d", !(version & 1), version != last);
+		last = version;
+	}
+}
+
 /* KVM_CAP_X2APIC_API counts from when it is switched on, for vCPUs that are there too. */
 static void script_x2apic_api(struct side *s, uint64_t seed)
 {
@@ -784,7 +807,8 @@ static const struct script {
 	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
 	{ "sync regs", script_sync_regs },
 	{ "sregs2", script_sregs2 }, { "cr4", script_cr4 }, { "boot cpu", script_boot_cpu },
-	{ "bus cycle", script_bus_cycle }, { "x2apic api", script_x2apic_api }, { "no code", script_no_code },
+	{ "bus cycle", script_bus_cycle }, { "x2apic api", script_x2apic_api },
+	{ "steal", script_steal }, { "no code", script_no_code },
 	{ "immediate", script_immediate },
 #ifndef __SANITIZE_THREAD__
 	{ "fork", script_fork },
