@@ -188,15 +188,21 @@ static int op_mmio(void *cpu, struct engine_access *a)
 	return 0;
 }
 
+/* What the engine does not hold reads as zero. */
 static int op_rdmsr(void *cpu, uint32_t index, uint64_t *val)
 {
-	*val = 0;
-	return 0;
+	int r = engine_guest_rdmsr(((struct box *)cpu)->cpu, index, val);
+
+	if (r == -ENOENT)
+		*val = 0;
+	return r && r != -ENOENT;
 }
 
 static int op_wrmsr(void *cpu, uint32_t index, uint64_t val)
 {
-	return 0;
+	int r = engine_guest_wrmsr(((struct box *)cpu)->cpu, index, val);
+
+	return r && r != -ENOENT;
 }
 
 static void op_cpuid(void *cpu, uint32_t leaf, uint32_t sub, uint32_t r[4])
