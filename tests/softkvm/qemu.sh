@@ -8,11 +8,11 @@
 # file over the network (sent by a command of QEMU's own, so no port of the host
 # is used). Without a name: the cases of `make check`; "all" is every case.
 #
-# Environment: BELFRY_GUEST (build/guest), SECONDS_EACH (60), KEEP=DIR (logs).
+# Environment: BELFRY_GUEST (build/guest), SECONDS_EACH (120), KEEP=DIR (logs).
 # Exit: 0 passed, 1 failed, 77 this host cannot (the last line says why).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-limit=${SECONDS_EACH:-60}
+limit=${SECONDS_EACH:-120}
 
 # Not here: kernel-irqchip=off with more than one CPU, where this QEMU hangs on any
 # KVM (docs/VMMS.md).
