@@ -2,7 +2,7 @@
  * softkvm against the kernel: the same sequences of legal and illegal calls,
  * the same answers and resulting state. Skipped, with the reason, where there
  * is no /dev/kvm. Agreed differences are not called here; docs/SOFTKVM.md lists
- * them with their reasons.
+ * them with their reasons. Random sequences are tests/diff's (docs/DIFF.md).
  */
 #include "../lib/check.h"
 #include "../lib/kvm_pair.h"
@@ -276,20 +276,6 @@ static void script_slots(struct side *s, uint64_t seed)
 	say_hex(s, "half", bits, 8);
 }
 
-static void script_random_slots(struct side *s, uint64_t seed)
-{
-	for (unsigned i = 0; i < 400; i++) {
-		uint64_t r = next_random(&seed);
-		uint64_t size = (r >> 8 & 3) == 0 ? 0 : (r >> 10 & 7) * 0x1000;
-		unsigned off = (r >> 16 & 7) * 0x1000;
-
-		if ((r >> 40 & 31) == 0)
-			size += 0x10;
-		slot(s, r & 7, (r >> 4 & 15) == 1 ? (r >> 44 & 3) : 0, (r >> 24 & 15) * 0x1000, size,
-		     s->mem + off);
-	}
-}
-
 /* ---- routes, lines, MSIs -------------------------------------------------------------- */
 
 struct routing {
@@ -301,93 +287,6 @@ static void set_routes(struct side *s, struct routing *r, unsigned nr)
 {
 	r->head.nr = nr;
 	vm_do(s, KVM_SET_GSI_ROUTING, r);
-}
-
-static void random_route(struct kvm_irq_routing_entry *e, uint64_t r)
-{
-	memset(e, 0, sizeof(*e));
-	e->gsi = (r & 255) == 0 ? 4095 + (r >> 8 & 1) : r >> 8 & 31;
-	if ((r >> 16 & 3) == 0) {
-		e->type = KVM_IRQ_ROUTING_MSI;
-		e->u.msi.address_lo = 0xfee00000 | (r >> 20 & 3) << 12;
-		e->u.msi.address_hi = (r >> 52 & 31) == 0;
-		e->u.msi.data = 0x30 + (r >> 24 & 0x3f);
-		return;
-	}
-	e->type = (r >> 28 & 31) ? KVM_IRQ_ROUTING_IRQCHIP : (r >> 33 & 7);
-	e->u.irqchip.irqchip = (r >> 36 & 31) ? (r >> 41) % 3 : 3;
-	e->u.irqchip.pin = (r >> 44) % (e->u.irqchip.irqchip == 2 ? 24 : 8) + ((r >> 58 & 31) == 0);
-	e->flags = (r >> 50 & 63) == 0;
-}
-
-static void script_random_routes(struct side *s, uint64_t seed)
-{
-	struct routing r = { 0 };
-
-	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	for (unsigned i = 0; i < 300; i++) {
-		unsigned nr = next_random(&seed) % 6;
-
-		for (unsigned n = 0; n < nr; n++)
-			random_route(&r.e[n], next_random(&seed));
-		set_routes(s, &r, nr);
-	}
-	r.head.flags = 1;
-	set_routes(s, &r, 0);
-	r.head.flags = 0;
-	set_routes(s, &r, 4097);
-	vm_do(s, KVM_SET_GSI_ROUTING, BAD_PTR);
-}
-
-/* A guest's programming of the chips: vectors, masks, levels. */
-static void program_chips(struct side *s, uint64_t *seed)
-{
-	struct kvm_irqchip c = { .chip_id = KVM_IRQCHIP_IOAPIC };
-
-	vm_do(s, KVM_GET_IRQCHIP, &c);
-	for (unsigned p = 0; p < 24; p++) {
-		uint64_t r = next_random(seed);
-		uint64_t level = (r >> 8 & 3) == 0, masked = (r >> 10 & 3) == 0;
-
-		c.chip.ioapic.redirtbl[p].bits = (0x31 + p) | level << 15 | masked << 16 |
-			(r >> 16 & 1) << 8 | (uint64_t)(r >> 20 & 1) << 11 | (r >> 24 & 3) << 56;
-	}
-	c.chip.ioapic.irr = 0;
-	vm_do(s, KVM_SET_IRQCHIP, &c);
-	for (unsigned id = 0; id < 2; id++) {
-		memset(&c, 0, sizeof(c));
-		c.chip_id = id;
-		vm_do(s, KVM_GET_IRQCHIP, &c);
-		c.chip.pic.irq_base = id ? 0x28 : 0x20;
-		c.chip.pic.imr = (uint8_t)next_random(seed);
-		c.chip.pic.elcr = (uint8_t)next_random(seed) & (id ? 0xde : 0xf8);
-		c.chip.pic.init4 = 1;
-		vm_do(s, KVM_SET_IRQCHIP, &c);
-	}
-}
-
-static void script_random_lines(struct side *s, uint64_t seed)
-{
-	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	side_add_vcpu(s, 0, 0);
-	side_add_vcpu(s, 1, 1);
-	program_chips(s, &seed);
-	for (unsigned i = 0; i < 150; i++) {
-		uint64_t r = next_random(&seed);
-		struct kvm_irq_level l = { .irq = r & 31, .level = r >> 8 & 1 };
-
-		if ((r >> 12 & 7) == 0) {
-			vm_do(s, KVM_IRQ_LINE, &l);
-		} else {
-			vm_do(s, KVM_IRQ_LINE_STATUS, &l);
-			say(s, "gsi %u level %u status %d", (unsigned)(r & 31), l.level, l.status);
-		}
-		if ((r >> 16 & 31) == 0)
-			program_chips(s, &seed);
-	}
-	say_chips(s);
-	say_lapic(s, 0);
-	say_lapic(s, 1);
 }
 
 static void script_msi(struct side *s, uint64_t seed)
@@ -539,33 +438,6 @@ static void script_irqfd_pins(struct side *s, uint64_t seed)
 	close(e);
 	close(rs);
 	close(sem);
-}
-
-static void script_random_ioeventfds(struct side *s, uint64_t seed)
-{
-	int e[3] = { eventfd(0, 0), eventfd(0, 0), 999 };
-
-	vm_do(s, KVM_IOEVENTFD, BAD_PTR);
-	for (unsigned i = 0; i < 500; i++) {
-		uint64_t r = next_random(&seed);
-		static const uint8_t len[] = { 0, 1, 2, 4, 8, 4, 2, 3 };
-		struct kvm_ioeventfd a = {
-			.fd = e[(r & 15) == 15 ? 2 : r & 1], .len = len[r >> 4 & 7],
-			.addr = 0x1000 + (r >> 8 & 3) * 2, .datamatch = r >> 12 & 1,
-			.flags = (r >> 16 & 1) * KVM_IOEVENTFD_FLAG_PIO |
-				 (r >> 17 & 1) * KVM_IOEVENTFD_FLAG_DATAMATCH |
-				 ((r >> 18 & 3) == 0) * KVM_IOEVENTFD_FLAG_DEASSIGN |
-				 ((r >> 20 & 63) == 0) << 8,
-		};
-
-		if ((r >> 32 & 63) == 0)
-			a.addr = UINT64_MAX;
-		say(s, "ioeventfd %llx len %u match %llu flags %x fd %d", a.addr, a.len, a.datamatch,
-		    a.flags, a.fd == 999 ? 2 : a.fd == e[1]);
-		vm_do(s, KVM_IOEVENTFD, &a);
-	}
-	close(e[0]);
-	close(e[1]);
 }
 
 static void script_coalesced(struct side *s, uint64_t seed)
@@ -936,10 +808,9 @@ static const struct script {
 } scripts[] = {
 	{ "system", script_system, 1 }, { "caps", script_caps, 1 }, { "fds", script_fds, 1 },
 	{ "create", script_create, 1 }, { "enable", script_enable, 1 }, { "slots", script_slots, 1 },
-	{ "random slots", script_random_slots, 4 }, { "random routes", script_random_routes, 4 },
-	{ "random lines", script_random_lines, 8 }, { "msi", script_msi, 6 },
+	{ "msi", script_msi, 6 },
 	{ "irqfd", script_irqfd, 1 }, { "irqfd pins", script_irqfd_pins, 1 },
-	{ "random ioeventfds", script_random_ioeventfds, 4 }, { "coalesced", script_coalesced, 1 },
+	{ "coalesced", script_coalesced, 1 },
 	{ "vcpu state", script_vcpu_state, 0 }, { "lapic", script_lapic, 3 },
 	{ "msrs", script_msrs, 0 }, { "cpuid", script_cpuid, 1 }, { "clock", script_clock, 1 },
 	{ "pit", script_pit, 2 }, { "filter", script_filter, 1 }, { "stats", script_stats, 1 },
