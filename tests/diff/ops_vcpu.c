@@ -30,6 +30,7 @@ const struct op_kind op_regs = { "regs", 2, regs,
 /* One field of the special registers: by number. */
 static void sregs(struct world *w, const uint64_t *a)
 {
+	struct kvm_vcpu_events e;
 	struct kvm_sregs s;
 	struct kvm_segment *seg = &s.cs + a[2] % 8;
 
@@ -68,7 +69,9 @@ static void sregs(struct world *w, const uint64_t *a)
 		s.gdt.limit = (uint16_t)a[3];
 		break;
 	case 10:
-		s.interrupt_bitmap[a[3] / 64 % 4] = 1ull << a[3] % 64;
+		/* No processor delivers two at once. */
+		if (!world_quiet(w, w->cpu[VM][CPU], KVM_GET_VCPU_EVENTS, &e) && !e.exception.injected && !e.nmi.injected)
+			s.interrupt_bitmap[a[3] / 64 % 4] = 1ull << a[3] % 64;
 		break;
 	case 11:
 		s.cr0 = 0x80050033;
