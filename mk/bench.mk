@@ -41,8 +41,11 @@ $(O)/bench/work.cpio: $(O)/bench/work
 	@rm -rf $@.d
 
 # The bare-metal guest of the kicks and calls.
-$(O)/bench/doorbell.elf: bench/guest/doorbell.c bench/guest/mailbox.h $(O)/guest/start.o $(O)/guest/guest.o tests/guest/guest.ld
+$(O)/bench/guest/doorbell.o: bench/guest/doorbell.c bench/guest/mailbox.h
+	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(GUEST_CFLAGS) -Itests/guest -nostdlib -static -no-pie \
-	      -Wl,-T,tests/guest/guest.ld,--build-id=none,-z,noexecstack \
-	      -Wl,--no-warn-rwx-segments -o $@ $(filter %.c %.o,$^)
+	$(Q)$(CC) $(GUEST_CFLAGS) -Itests/guest -c -o $@ $<
+
+$(O)/bench/doorbell.elf: $(O)/bench/guest/doorbell.o $(O)/guest/start.o $(O)/guest/guest.o tests/guest/guest.ld
+	$(call say,LD,$@)
+	$(Q)$(GUEST_LINK)

@@ -8,6 +8,8 @@ GUEST_CFLAGS := -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector -mno
                 -mgeneral-regs-only -fcf-protection=none -fno-asynchronous-unwind-tables \
                 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-array-bounds \
                 -Wno-interrupt-service-routine # clang fears for vector registers; there are none
+GUEST_LINK    = $(CC) -nostdlib -static -no-pie -Wl,-T,tests/guest/guest.ld,--build-id=none,-z,noexecstack \
+                -Wl,--no-warn-rwx-segments -o $@ $(filter %.o,$^)
 
 tests: $(GUEST_ELFS)
 
@@ -20,5 +22,4 @@ $(O)/guest/%.o: tests/guest/%.S
 	$(CC) -c -o $@ $<
 
 $(O)/guest/%.elf: $(O)/guest/%.o $(GUEST_LIB) tests/guest/guest.ld
-	$(CC) -nostdlib -static -no-pie -Wl,-T,tests/guest/guest.ld,--build-id=none,-z,noexecstack \
-	      -Wl,--no-warn-rwx-segments -o $@ $(filter %.o,$^)
+	$(GUEST_LINK)

@@ -127,10 +127,10 @@ struct soft_file *file_get(struct softkvm *ctx, int fd, bool trusted)
 		if (f)
 			return f;
 	}
-	if (fstat(fd, &st) < 0)
-		return NULL;
+	/* The lock also keeps file_close() from another thread's number in the middle. */
 	pthread_rwlock_rdlock(&t->lock);
-	f = find_inode_locked(t, &st);
+	if (!fstat(fd, &st))
+		f = find_inode_locked(t, &st);
 	if (f)
 		file_ref(f);
 	pthread_rwlock_unlock(&t->lock);
