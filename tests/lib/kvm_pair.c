@@ -226,3 +226,28 @@ void kvm_pair_run(const char *name, void (*script)(struct side *s, uint64_t seed
 	side_end(&kernel);
 	side_end(&soft);
 }
+
+static void script_test(void **state)
+{
+	const struct pair_script *s = *state;
+
+	if (!kvm_pair_possible())
+		skip();
+	kvm_pair_run(s->name, s->run, 0);
+}
+
+int kvm_pair_main(int argc, char **argv, const struct pair_script *scripts, size_t n_scripts,
+		  const struct CMUnitTest *alone, size_t n_alone)
+{
+	struct CMUnitTest tests[n_scripts + n_alone];
+
+	for (size_t i = 0; i < n_scripts; i++)
+		tests[i] = (struct CMUnitTest){
+			.name = scripts[i].name, .test_func = script_test,
+			.initial_state = (void *)&scripts[i],
+		};
+	memcpy(tests + n_scripts, alone, n_alone * sizeof(*alone));
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return RUN(tests);
+}

@@ -28,6 +28,18 @@ bool kvm_pair_possible(void);
 /* Run script on both sides, each with a new system fd and VM; fail the test at the first line that differs. */
 void kvm_pair_run(const char *name, void (*script)(struct side *s, uint64_t seed), uint64_t seed);
 
+/*
+ * main() of a test that is a list of scripts and tests of softkvm alone. An argument picks some by
+ * name (* and ? match). Scripts run with seed 0, and are skipped without a /dev/kvm.
+ */
+struct pair_script {
+	const char *name;
+	void (*run)(struct side *s, uint64_t seed);
+};
+struct CMUnitTest;
+int kvm_pair_main(int argc, char **argv, const struct pair_script *scripts, size_t n_scripts,
+		  const struct CMUnitTest *alone, size_t n_alone);
+
 /* One side alone: a context, system fd and VM; and away with them. */
 void side_begin(struct side *s, bool soft);
 void side_end(struct side *s);

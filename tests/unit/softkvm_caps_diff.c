@@ -799,10 +799,7 @@ static void script_fork(struct side *s, uint64_t seed)
 
 #endif
 
-static const struct script {
-	const char *name;
-	void (*run)(struct side *s, uint64_t seed);
-} scripts[] = {
+static const struct pair_script scripts[] = {
 	{ "slots2", script_slots2 }, { "user msr", script_user_msr },
 	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
 	{ "sync regs", script_sync_regs },
@@ -814,15 +811,6 @@ static const struct script {
 	{ "fork", script_fork },
 #endif
 };
-
-static void test_script(void **state)
-{
-	const struct script *s = *state;
-
-	if (!kvm_pair_possible())
-		skip();
-	kvm_pair_run(s->name, s->run, 0);
-}
 
 /* An argument picks tests by name (* and ? match). */
 int main(int argc, char **argv)
@@ -838,15 +826,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(without_cpuid_cr4_takes_what_there_is),
 		cmocka_unit_test(cpuid_follows_the_state),
 	};
-	struct CMUnitTest tests[ARRAY_SIZE(scripts) + ARRAY_SIZE(alone)];
 
-	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
-		tests[i] = (struct CMUnitTest){
-			.name = scripts[i].name, .test_func = test_script,
-			.initial_state = (void *)&scripts[i],
-		};
-	memcpy(tests + ARRAY_SIZE(scripts), alone, sizeof(alone));
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return RUN(tests);
+	return kvm_pair_main(argc, argv, scripts, ARRAY_SIZE(scripts), alone, ARRAY_SIZE(alone));
 }

@@ -606,10 +606,7 @@ static void script_in_flight(struct side *s, uint64_t seed)
 	run_to_end(s);
 }
 
-static const struct script {
-	const char *name;
-	void (*run)(struct side *s, uint64_t seed);
-} scripts[] = {
+static const struct pair_script scripts[] = {
 	{ "ports", script_ports }, { "ins", script_ins }, { "mmio", script_mmio },
 	{ "readonly", script_readonly },
 	{ "dirty", script_dirty }, { "coalesced", script_coalesced },
@@ -620,15 +617,6 @@ static const struct script {
 	{ "in flight", script_in_flight },
 };
 
-static void test_script(void **state)
-{
-	const struct script *s = *state;
-
-	if (!kvm_pair_possible())
-		skip();
-	kvm_pair_run(s->name, s->run, 1);
-}
-
 /* An argument picks scripts by name (* and ? match). */
 int main(int argc, char **argv)
 {
@@ -637,15 +625,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_deadline_in_the_past_is_due_at_once),
 		cmocka_unit_test(ins_to_a_device),
 	};
-	struct CMUnitTest tests[ARRAY_SIZE(scripts) + ARRAY_SIZE(alone)];
 
-	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
-		tests[i] = (struct CMUnitTest){
-			.name = scripts[i].name, .test_func = test_script,
-			.initial_state = (void *)&scripts[i],
-		};
-	memcpy(tests + ARRAY_SIZE(scripts), alone, sizeof(alone));
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return RUN(tests);
+	return kvm_pair_main(argc, argv, scripts, ARRAY_SIZE(scripts), alone, ARRAY_SIZE(alone));
 }

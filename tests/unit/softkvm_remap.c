@@ -4,6 +4,7 @@
  */
 #include "../lib/check.h"
 #include "../lib/kvm_pair.h"
+#include "../lib/kvm_stat.h"
 #include "monitor/bare.h"
 #include "softkvm/softkvm.h"
 #include "softkvm/posted.h"
@@ -124,28 +125,6 @@ static void teardown(struct bed *t)
 	softkvm_destroy(t->api.ctx);
 }
 
-static uint64_t stat(struct bed *t, const char *name)
-{
-	struct kvm_stats_header h;
-
-	assert_int_equal(pread(t->stats, &h, sizeof(h), 0), sizeof(h));
-	for (uint32_t i = 0; i < h.num_desc; i++) {
-		uint8_t buf[256];
-		struct kvm_stats_desc *d = (void *)buf;
-		size_t size = sizeof(*d) + h.name_size;
-		uint64_t value = 0;
-
-		assert_int_equal(pread(t->stats, d, size, (off_t)(h.desc_offset + i * size)), size);
-		if (strcmp(d->name, name))
-			continue;
-		assert_int_equal(pread(t->stats, &value, sizeof(value), (off_t)(h.data_offset + d->offset)),
-				 sizeof(value));
-		return value;
-	}
-	fail_msg("no statistic %s", name);
-	return 0;
-}
-
 static uint32_t read_reg(struct bed *t, unsigned cpu, unsigned reg)
 {
 	struct kvm_lapic_state s;
@@ -182,11 +161,11 @@ static unsigned who(struct bed *t, unsigned vector)
 /* One signal; says which CPUs got the vector, checks which way it went. */
 static unsigned signal_one(struct bed *t, unsigned vector, bool posted)
 {
-	uint64_t p = stat(t, "irte_posted"), r = stat(t, "irte_remapped");
+	uint64_t p = kvm_stat(t->stats, "irte_posted"), r = kvm_stat(t->stats, "irte_remapped");
 
 	assert_int_equal(notifier_signal(&t->n), 0);
-	assert_int_equal(stat(t, "irte_posted") - p, posted);
-	assert_int_equal(stat(t, "irte_remapped") - r, !posted);
+	assert_int_equal(kvm_stat(t->stats, "irte_posted") - p, posted);
+	assert_int_equal(kvm_stat(t->stats, "irte_remapped") - r, !posted);
 	return who(t, vector);
 }
 
@@ -287,9 +266,9 @@ static void test_move_race(void **state)
 	}
 	atomic_store(&m.stop, true);
 	thread_join(thread);
-	assert_int_equal(stat(&t, "irte_posted") + stat(&t, "irte_remapped"), SIGNALS);
-	print_message("  %llu posted, %llu remapped, %u moves\n", (unsigned long long)stat(&t, "irte_posted"),
-		      (unsigned long long)stat(&t, "irte_remapped"), m.moves);
+	assert_int_equal(kvm_stat(t.stats, "irte_posted") + kvm_stat(t.stats, "irte_remapped"), SIGNALS);
+	print_message("  %llu posted, %llu remapped, %u moves\n", (unsigned long long)kvm_stat(t.stats, "irte_posted"),
+		      (unsigned long long)kvm_stat(t.stats, "irte_remapped"), m.moves);
 	teardown(&t);
 }
 

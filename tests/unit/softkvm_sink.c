@@ -4,6 +4,7 @@
  * binding and unbinding lose nothing (docs/SOFTKVM.md, "In-process sink").
  */
 #include "../lib/check.h"
+#include "../lib/kvm_stat.h"
 #include "monitor/bare.h"
 #include "softkvm/softkvm.h"
 #include <stdatomic.h>
@@ -51,31 +52,6 @@ static void teardown(struct bed *t)
 	softkvm_destroy(t->api.ctx);
 }
 
-/* "Documentation/virt/kvm/api.rst", KVM_GET_STATS_FD. */
-static uint64_t stat(struct bed *t, const char *name)
-{
-	struct kvm_stats_header h;
-
-	assert_int_equal(pread(t->stats, &h, sizeof(h), 0), sizeof(h));
-	for (uint32_t i = 0; i < h.num_desc; i++) {
-		size_t size = sizeof(struct kvm_stats_desc) + h.name_size;
-		struct kvm_stats_desc *d = malloc(size);
-		uint64_t value = 0;
-		bool found;
-
-		assert_non_null(d);
-		assert_int_equal(pread(t->stats, d, size, (off_t)(h.desc_offset + i * size)), size);
-		found = !strcmp(d->name, name);
-		assert_int_equal(pread(t->stats, &value, sizeof(value), (off_t)(h.data_offset + d->offset)),
-				 sizeof(value));
-		free(d);
-		if (found)
-			return value;
-	}
-	fail_msg("no statistic %s", name);
-	return 0;
-}
-
 static bool irr(struct bed *t)
 {
 	struct kvm_lapic_state s;
@@ -108,8 +84,8 @@ static void test_at_once(void **state)
 		assert_true(irr(&t));
 		assert_false(notifier_pending(&t.n));
 	}
-	assert_int_equal(stat(&t, "irqfd_direct"), 3);
-	assert_int_equal(stat(&t, "irqfd_fast_path"), 3);
+	assert_int_equal(kvm_stat(t.stats, "irqfd_direct"), 3);
+	assert_int_equal(kvm_stat(t.stats, "irqfd_fast_path"), 3);
 	teardown(&t);
 }
 
@@ -125,7 +101,7 @@ static void test_others_write(void **state)
 	assert_int_equal(vm_bind_notifier(&t.b.vm, &t.n, GSI, -1), 0);
 	assert_int_equal(write(fd, &one, sizeof(one)), sizeof(one));
 	expect_soon(&t);
-	assert_int_equal(stat(&t, "irqfd_direct"), 0);
+	assert_int_equal(kvm_stat(t.stats, "irqfd_direct"), 0);
 	close(fd);
 	teardown(&t);
 }
@@ -155,7 +131,7 @@ static void test_unbound(void **state)
 	assert_int_equal(vm_bind_irqfd(&t.b.vm, t.n.fd, GSI, -1), 0);
 	assert_int_equal(notifier_signal(&t.n), 0);
 	expect_soon(&t);
-	assert_int_equal(stat(&t, "irqfd_direct"), 3);
+	assert_int_equal(kvm_stat(t.stats, "irqfd_direct"), 3);
 	teardown(&t);
 }
 
@@ -178,7 +154,7 @@ static void test_resample(void **state)
 	assert_false(pin_raised(&t));
 	assert_int_equal(notifier_signal(&t.n), 0);
 	assert_true(pin_raised(&t));
-	assert_int_equal(stat(&t, "irqfd_direct"), 1);
+	assert_int_equal(kvm_stat(t.stats, "irqfd_direct"), 1);
 	assert_int_equal(vm_unbind_irqfd(&t.b.vm, t.n.fd, 20), 0);
 	assert_false(pin_raised(&t));
 	teardown(&t);
@@ -240,15 +216,15 @@ static void test_toggle_race(void **state)
 		uint64_t deadline = clock_ns() + PATIENCE;
 
 		assert_int_equal(notifier_signal(&t.n), 0);
-		while (stat(&t, "irqfd_fast_path") < i)
+		while (kvm_stat(t.stats, "irqfd_fast_path") < i)
 			if (clock_ns() > deadline)
 				fail_msg("signal %u is lost", i);
 	}
 	atomic_store(&g.stop, true);
 	assert_int_equal(pthread_join(thread, &failed), 0);
 	assert_null(failed);
-	assert_int_equal(stat(&t, "irqfd_fast_path"), SIGNALS);
-	print_message("  %llu of %d direct, %u bindings\n", (unsigned long long)stat(&t, "irqfd_direct"),
+	assert_int_equal(kvm_stat(t.stats, "irqfd_fast_path"), SIGNALS);
+	print_message("  %llu of %d direct, %u bindings\n", (unsigned long long)kvm_stat(t.stats, "irqfd_direct"),
 		      SIGNALS, g.times);
 	teardown(&t);
 }
