@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "monitor/bare.h"
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -335,4 +336,22 @@ int bare_run_until_done(struct bare *b, unsigned cpu, int (*fn)(void *arg, struc
 		if (r)
 			return r;
 	}
+}
+
+int bare_allow_kick(struct vcpu *v)
+{
+	uint64_t mask = ~(1ull << (BARE_KICK_SIGNAL - 1));
+
+	return vcpu_set_signal_mask(v, &mask, sizeof(mask));
+}
+
+void bare_eat_kick(void)
+{
+	const struct timespec now = { 0 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, BARE_KICK_SIGNAL);
+	while (sigtimedwait(&set, NULL, &now) > 0)
+		;
 }

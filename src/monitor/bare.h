@@ -99,6 +99,16 @@ uint64_t bare_count(const struct bare *b, unsigned cpu, unsigned vector);
 uint64_t bare_faults(const struct bare *b, unsigned cpu);
 
 /*
+ * Out of KVM_RUN by a signal that runs no handler: the vCPU's thread has BARE_KICK_SIGNAL
+ * blocked, KVM_RUN alone lets it through (KVM_SET_SIGNAL_MASK), so it ends that and no more.
+ */
+#define BARE_KICK_SIGNAL SIGUSR1
+/* Once, on the vCPU's thread, before its first KVM_RUN. */
+int bare_allow_kick(struct vcpu *v) __must_check;
+/* After -EINTR: take the signal, or it would end the next KVM_RUN too. Same thread. */
+void bare_eat_kick(void);
+
+/*
  * Run until the guest says that it is done; exits on the way go to fn, which
  * returns 0 to go on. -EINTR after a signal; -EIO: the guest went wrong.
  */

@@ -9,10 +9,9 @@
 
 #define CPU_HALTED  1
 #define CPU_RUNNING 2
-#define KICK_SIGNAL SIGUSR1
 
 /*
- * A vCPU with its thread. The thread keeps KICK_SIGNAL blocked and KVM_RUN
+ * A vCPU with its thread. The thread keeps BARE_KICK_SIGNAL blocked and KVM_RUN
  * unblocks it (KVM_SET_SIGNAL_MASK), so it only ends KVM_RUN: no handler runs.
  */
 struct target {
@@ -43,31 +42,12 @@ static void wait_go(struct target *t)
 	notifier_drain(&t->go);
 }
 
-/* Take the signal that ended KVM_RUN, or it would end the next one too. */
-static void eat_signal(void)
-{
-	const struct timespec now = { 0 };
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, KICK_SIGNAL);
-	while (sigtimedwait(&set, NULL, &now) > 0)
-		;
-}
-
-static int allow_signal(struct vcpu *v)
-{
-	uint64_t mask = ~(1ull << (KICK_SIGNAL - 1));
-
-	return vcpu_set_signal_mask(v, &mask, sizeof(mask));
-}
-
 /* In the guest until kicked out, again and again. */
 static void *target_main(void *arg)
 {
 	struct target *t = arg;
 	struct vcpu *v = &t->bare->cpus[t->cpu];
-	int r = allow_signal(v);
+	int r = bare_allow_kick(v);
 
 	for (;;) {
 		wait_go(t);
@@ -79,7 +59,7 @@ static void *target_main(void *arg)
 				r = vcpu_run(v);
 			while (!r && v->run->exit_reason == KVM_EXIT_INTR);
 			atomic_store(&t->in_guest, false);
-			eat_signal();
+			bare_eat_kick();
 			if (r == -EINTR)
 				r = 0;
 			else if (!r)
@@ -94,7 +74,7 @@ static void *plain_main(void *arg)
 {
 	struct target *t = arg;
 	struct vcpu *v = &t->bare->cpus[t->cpu];
-	int r = allow_signal(v);
+	int r = bare_allow_kick(v);
 
 	for (;;) {
 		while (!r) {
@@ -105,7 +85,7 @@ static void *plain_main(void *arg)
 				r = -EIO;
 		}
 		if (r == -EINTR)
-			eat_signal();
+			bare_eat_kick();
 		else
 			atomic_store(&t->error, r);
 		wait_go(t);
@@ -133,7 +113,7 @@ static int target_start(struct target *t, struct bare *b, unsigned cpu, enum bar
 static void target_kick_out(struct target *t)
 {
 	t->bare->cpus[t->cpu].run->immediate_exit = 1;
-	pthread_kill(t->thread, KICK_SIGNAL);
+	pthread_kill(t->thread, BARE_KICK_SIGNAL);
 }
 
 static void target_stop(struct target *t)

@@ -33,7 +33,6 @@
 #endif
 
 #define PATIENCE    (60 * NSEC_PER_SEC)
-#define KICK_SIGNAL SIGUSR1
 #define PINS        23
 #define VECTORS     24     /* of a CPU, for messages */
 #define MAX_SLOTS   (VECTORS * BARE_MAX_CPUS)
@@ -110,30 +109,11 @@ static void move_back(void)
 
 /* ---- vCPU threads ---------------------------------------------------------- */
 
-static void eat_signal(void)
-{
-	const struct timespec now = { 0 };
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, KICK_SIGNAL);
-	while (sigtimedwait(&set, NULL, &now) > 0)
-		;
-}
-
-/* KVM_RUN alone takes the signal; the process must have it blocked (main). */
-static int allow_signal(struct vcpu *v)
-{
-	uint64_t mask = ~(1ull << (KICK_SIGNAL - 1));
-
-	return vcpu_set_signal_mask(v, &mask, sizeof(mask));
-}
-
 static void *target_main(void *arg)
 {
 	struct target *t = arg;
 	struct vcpu *v = &t->b->cpus[t->cpu];
-	int r = allow_signal(v);
+	int r = bare_allow_kick(v);
 
 	while (!r && !atomic_load(&t->leave)) {
 		if (atomic_load(&t->hold)) {
@@ -150,7 +130,7 @@ static void *target_main(void *arg)
 			r = 0;
 		else if (!r)
 			r = v->run->exit_reason == KVM_EXIT_INTR ? 0 : -EIO;
-		eat_signal();
+		bare_eat_kick();
 	}
 	atomic_store(&t->error, r);
 	return NULL;
@@ -159,7 +139,7 @@ static void *target_main(void *arg)
 static void target_kick(struct target *t)
 {
 	__atomic_store_n(&t->b->cpus[t->cpu].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	pthread_kill(t->thread, KICK_SIGNAL);
+	pthread_kill(t->thread, BARE_KICK_SIGNAL);
 }
 
 static void targets_start(struct rig *r, unsigned first)
@@ -596,7 +576,7 @@ int main(int argc, char **argv)
 	print_message("seed %llu, %llu events a path\n", (unsigned long long)seed, (unsigned long long)count);
 	/* Threads inherit it. */
 	sigemptyset(&set);
-	sigaddset(&set, KICK_SIGNAL);
+	sigaddset(&set, BARE_KICK_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	return RUN(tests);
 }
