@@ -84,6 +84,14 @@ static int mmap_size(struct side *s)
 	return side_ioctl_val(s, s->sys, KVM_GET_VCPU_MMAP_SIZE, 0);
 }
 
+void vm_enable(struct side *s, unsigned cap, uint64_t arg)
+{
+	struct kvm_enable_cap e = { .cap = cap, .args = { arg } };
+
+	say(s, "enable %u %#llx", cap, (unsigned long long)arg);
+	vm_do(s, KVM_ENABLE_CAP, &e);
+}
+
 int side_set_cpuid(struct side *s, int fd)
 {
 	struct {
@@ -233,7 +241,8 @@ static void script_test(void **state)
 
 	if (!kvm_pair_possible())
 		skip();
-	kvm_pair_run(s->name, s->run, 0);
+	for (unsigned i = 0; i <= s->seeds; i++)
+		kvm_pair_run(s->name, s->run, i * 0x9e3779b97f4a7c15ull);
 }
 
 int kvm_pair_main(int argc, char **argv, const struct pair_script *scripts, size_t n_scripts,
@@ -246,7 +255,8 @@ int kvm_pair_main(int argc, char **argv, const struct pair_script *scripts, size
 			.name = scripts[i].name, .test_func = script_test,
 			.initial_state = (void *)&scripts[i],
 		};
-	memcpy(tests + n_scripts, alone, n_alone * sizeof(*alone));
+	if (n_alone)
+		memcpy(tests + n_scripts, alone, n_alone * sizeof(*alone));
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
 	return RUN(tests);

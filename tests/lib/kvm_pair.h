@@ -30,11 +30,13 @@ void kvm_pair_run(const char *name, void (*script)(struct side *s, uint64_t seed
 
 /*
  * main() of a test that is a list of scripts and tests of softkvm alone. An argument picks some by
- * name (* and ? match). Scripts run with seed 0, and are skipped without a /dev/kvm.
+ * name (* and ? match). Scripts run with seed 0, then with so many random seeds, always the same
+ * ones; they are skipped without a /dev/kvm.
  */
 struct pair_script {
 	const char *name;
 	void (*run)(struct side *s, uint64_t seed);
+	unsigned seeds;
 };
 struct CMUnitTest;
 int kvm_pair_main(int argc, char **argv, const struct pair_script *scripts, size_t n_scripts,
@@ -55,6 +57,9 @@ int side_ioctl_val(struct side *s, int fd, unsigned long request, unsigned long 
 #define vm_do(s, req, arg)     say_result(s, #req, side_ioctl(s, (s)->vm, req, arg))
 #define vm_do_val(s, req, val) say_result(s, #req, side_ioctl_val(s, (s)->vm, req, val))
 #define cpu_do(s, i, req, arg) say_result(s, #req, side_ioctl(s, (s)->vcpu[i], req, arg))
+
+/* KVM_ENABLE_CAP of the VM, said. */
+void vm_enable(struct side *s, unsigned cap, uint64_t arg);
 
 /* What both know, so that the processors are alike: one leaf with the family and base features. */
 int side_set_cpuid(struct side *s, int fd);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * softkvm against the kernel: the same sequences of legal and illegal calls,
- * the same answers and resulting state. Skipped, with the reason, where there
+ * softkvm against the kernel, system and VM: the same sequences of legal and illegal
+ * calls, the same answers and resulting state. Skipped, with the reason, where there
  * is no /dev/kvm. Agreed differences are not called here; docs/SOFTKVM.md lists
- * them with their reasons. Random sequences are tests/diff's (docs/DIFF.md).
+ * them with their reasons. vCPUs have softkvm_vcpu_diff.c, random sequences tests/diff
+ * (docs/DIFF.md).
  */
 #include "../lib/check.h"
 #include "../lib/kvm_pair.h"
@@ -156,47 +157,40 @@ static void script_create(struct side *s, uint64_t seed)
 	vm_do(s, KVM_IRQ_LINE, &line);
 }
 
-static void enable(struct side *s, unsigned cap, uint64_t arg, uint32_t flags)
-{
-	struct kvm_enable_cap e = { .cap = cap, .flags = flags, .args = { arg } };
-
-	say(s, "enable %u %#llx", cap, (unsigned long long)arg);
-	vm_do(s, KVM_ENABLE_CAP, &e);
-}
-
 static void script_enable(struct side *s, uint64_t seed)
 {
 	struct kvm_irqfd fd = { .fd = 999 };
+	struct kvm_enable_cap flag = { .cap = KVM_CAP_SPLIT_IRQCHIP, .flags = 1, .args = { 24 } };
 
-	enable(s, KVM_CAP_SPLIT_IRQCHIP, 24, 1);
-	enable(s, 9999, 0, 0);
-	enable(s, KVM_CAP_SPLIT_IRQCHIP, 5000, 0);
-	enable(s, KVM_CAP_SPLIT_IRQCHIP, 24, 0);
-	enable(s, KVM_CAP_SPLIT_IRQCHIP, 24, 0);
+	vm_do(s, KVM_ENABLE_CAP, &flag);
+	vm_enable(s, 9999, 0);
+	vm_enable(s, KVM_CAP_SPLIT_IRQCHIP, 5000);
+	vm_enable(s, KVM_CAP_SPLIT_IRQCHIP, 24);
+	vm_enable(s, KVM_CAP_SPLIT_IRQCHIP, 24);
 	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
 	say_chips(s);
 	vm_do(s, KVM_CREATE_PIT2, &(struct kvm_pit_config){ 0 });
 	vm_do(s, KVM_IRQFD, &fd);
 	fd.flags = KVM_IRQFD_FLAG_RESAMPLE;
 	vm_do(s, KVM_IRQFD, &fd);
-	enable(s, KVM_CAP_X2APIC_API, 1u << 20, 0);
-	enable(s, KVM_CAP_X2APIC_API, 3, 0);
-	enable(s, KVM_CAP_X86_DISABLE_EXITS, 1ull << 40, 0);
-	enable(s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_PAUSE, 0);
-	enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 2, 0);
-	enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 4, 0);
-	enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3, 0);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 0, 0);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 100000, 0);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 2, 0);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 3, 0);
+	vm_enable(s, KVM_CAP_X2APIC_API, 1u << 20);
+	vm_enable(s, KVM_CAP_X2APIC_API, 3);
+	vm_enable(s, KVM_CAP_X86_DISABLE_EXITS, 1ull << 40);
+	vm_enable(s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_PAUSE);
+	vm_enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 2);
+	vm_enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 4);
+	vm_enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 0);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 100000);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 2);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 3);
 	side_add_vcpu(s, 0, 0);
 	side_add_vcpu(s, 1, 1);
 	side_add_vcpu(s, 2, 2);
-	enable(s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_PAUSE, 0);
+	vm_enable(s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_PAUSE);
 	side_new_vm(s);
 	side_add_vcpu(s, 0, 0);
-	enable(s, KVM_CAP_SPLIT_IRQCHIP, 24, 0);
+	vm_enable(s, KVM_CAP_SPLIT_IRQCHIP, 24);
 }
 
 /* ---- memory ------------------------------------------------------------------------ */
@@ -264,7 +258,7 @@ static void script_slots(struct side *s, uint64_t seed)
 	vm_do(s, KVM_CLEAR_DIRTY_LOG, &clear);
 	slot(s, 0, 0, 0, 0, s->mem);
 	slot(s, 0, 0, 0, 0, s->mem);
-	enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3, 0);
+	vm_enable(s, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 3);
 	slot(s, 3, KVM_MEM_LOG_DIRTY_PAGES, 0x100000, 0x8000, s->mem);
 	log = (struct kvm_dirty_log){ .slot = 3, .dirty_bitmap = bits };
 	vm_do(s, KVM_GET_DIRTY_LOG, &log);
@@ -460,255 +454,7 @@ static void script_coalesced(struct side *s, uint64_t seed)
 	}
 }
 
-/* ---- vCPU state --------------------------------------------------------------------------- */
-
-static void script_vcpu_state(struct side *s, uint64_t seed)
-{
-	struct kvm_regs r;
-	struct kvm_sregs sr;
-	struct kvm_xcrs x;
-	struct kvm_debugregs d;
-	struct kvm_vcpu_events ev;
-	struct kvm_mp_state mp;
-	struct kvm_fpu f;
-	struct {
-		struct kvm_signal_mask m;
-		uint8_t set[8];
-	} mask = { .m.len = 4 };
-	struct kvm_interrupt irq = { .irq = 256 };
-
-	if (seed)
-		vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	side_add_vcpu(s, 0, 0);
-	side_add_vcpu(s, 1, 1);
-	cpu_do(s, 0, KVM_GET_REGS, &r);
-	say(s, "rip %llx rflags %llx rax %llx rsp %llx", r.rip, r.rflags, r.rax, r.rsp);
-	r.rip = 0x12345678;
-	r.rflags = 0x202;
-	r.r15 = 0x1122334455667788;
-	cpu_do(s, 0, KVM_SET_REGS, &r);
-	memset(&r, 0, sizeof(r));
-	cpu_do(s, 0, KVM_GET_REGS, &r);
-	say_hex(s, "regs", &r.r15, 24);
-	cpu_do(s, 0, KVM_GET_REGS, BAD_PTR);
-	cpu_do(s, 0, KVM_SET_REGS, BAD_PTR);
-
-	cpu_do(s, 0, KVM_GET_SREGS, &sr);
-	say_hex(s, "cs", &sr.cs, sizeof(sr.cs));
-	say_hex(s, "ss", &sr.ss, sizeof(sr.ss));
-	say_hex(s, "ldt", &sr.ldt, sizeof(sr.ldt));
-	say_hex(s, "tr", &sr.tr, sizeof(sr.tr));
-	say_hex(s, "gdt", &sr.gdt, 10);
-	say(s, "cr0 %llx cr3 %llx cr4 %llx cr8 %llx efer %llx apic %llx", sr.cr0, sr.cr3, sr.cr4,
-	    sr.cr8, sr.efer, sr.apic_base);
-	sr.cs.base = 0x5000;
-	sr.cs.selector = 0x500;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-	memset(&sr, 0, sizeof(sr));
-	cpu_do(s, 0, KVM_GET_SREGS, &sr);
-	say(s, "cs %llx %x", sr.cs.base, sr.cs.selector);
-	sr.cr0 |= 1u << 31; /* PG without PE */
-	sr.cr0 &= ~1ull;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-	sr.cr0 = 0x60000010;
-	sr.efer = 0x400; /* LMA without LME */
-	sr.cr0 |= 0x80000001;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-
-	cpu_do(s, 0, KVM_GET_FPU, &f);
-	say(s, "fcw %x fsw %x ftw %x", f.fcw, f.fsw, f.ftwx);
-	f.fcw = 0x27f;
-	f.xmm[3][5] = 0x5a;
-	f.fpr[2][1] = 7;
-	cpu_do(s, 0, KVM_SET_FPU, &f);
-	memset(&f, 0, sizeof(f));
-	cpu_do(s, 0, KVM_GET_FPU, &f);
-	say(s, "fcw %x xmm %x st %x", f.fcw, f.xmm[3][5], f.fpr[2][1]);
-
-	cpu_do(s, 0, KVM_GET_DEBUGREGS, &d);
-	say(s, "dr6 %llx dr7 %llx", d.dr6, d.dr7);
-	d.flags = 1;
-	cpu_do(s, 0, KVM_SET_DEBUGREGS, &d);
-	d.flags = 0;
-	d.dr7 = 1ull << 40;
-	cpu_do(s, 0, KVM_SET_DEBUGREGS, &d);
-	d.dr7 = 0x400;
-	d.db[2] = 0x1000;
-	cpu_do(s, 0, KVM_SET_DEBUGREGS, &d);
-	memset(&d, 0, sizeof(d));
-	cpu_do(s, 0, KVM_GET_DEBUGREGS, &d);
-	say(s, "db2 %llx", d.db[2]);
-
-	cpu_do(s, 0, KVM_GET_VCPU_EVENTS, &ev);
-	ev.flags = 1u << 20;
-	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-	ev.flags = 0;
-	ev.exception.injected = 1;
-	ev.exception.nr = 40;
-	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-	ev.exception.nr = 2;
-	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-	ev.exception.injected = 0;
-	ev.nmi.masked = 1;
-	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-	memset(&ev, 0, sizeof(ev));
-	cpu_do(s, 0, KVM_GET_VCPU_EVENTS, &ev);
-	say(s, "nmi masked %u injected %u", ev.nmi.masked, ev.interrupt.injected);
-	/* Two NMIs can wait, one while one is handled. */
-	for (unsigned i = 0; i < 8; i++) {
-		ev.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
-		ev.nmi.masked = i >= 4;
-		ev.nmi.pending = (uint8_t)(i >= 6 ? 5 : 0);
-		if (i % 2 == 0)
-			cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-		cpu_do(s, 0, KVM_NMI, NULL);
-		cpu_do(s, 0, KVM_GET_VCPU_EVENTS, &ev);
-		say(s, "nmi masked %u pending %u", ev.nmi.masked, ev.nmi.pending);
-	}
-	ev.nmi.masked = ev.nmi.pending = 0;
-	cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &ev);
-
-	for (unsigned i = 0; i < 32; i++) {
-		struct kvm_guest_debug dbg = { .control = (i & 1 ? 0 : KVM_GUESTDBG_ENABLE) | 1u << i };
-
-		if (dbg.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP))
-			continue;
-		cpu_do(s, 0, KVM_SET_GUEST_DEBUG, &dbg);
-	}
-	memset(&d, 0, sizeof(d));
-	cpu_do(s, 0, KVM_SET_GUEST_DEBUG, &(struct kvm_guest_debug){ 0 });
-
-	cpu_do(s, 0, KVM_GET_MP_STATE, &mp);
-	say(s, "mp %u", mp.mp_state);
-	cpu_do(s, 1, KVM_GET_MP_STATE, &mp);
-	say(s, "mp %u", mp.mp_state);
-	for (unsigned i = 0; i < 12; i++) {
-		mp.mp_state = i;
-		if (i == KVM_MP_STATE_AP_RESET_HOLD || i == KVM_MP_STATE_SIPI_RECEIVED)
-			continue;
-		cpu_do(s, 1, KVM_SET_MP_STATE, &mp);
-		cpu_do(s, 1, KVM_GET_MP_STATE, &mp);
-		say(s, "mp %u", mp.mp_state);
-	}
-
-	memset(&x, 0, sizeof(x));
-	x.nr_xcrs = 99;
-	cpu_do(s, 0, KVM_SET_XCRS, &x);
-
-	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, &mask);
-	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, NULL);
-	mask.m.len = 8;
-	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, &mask);
-	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, BAD_PTR);
-
-	cpu_do(s, 0, KVM_INTERRUPT, &irq);
-	irq.irq = 0x40;
-	cpu_do(s, 0, KVM_INTERRUPT, &irq);
-	cpu_do(s, 0, KVM_NMI, NULL);
-	cpu_do(s, 0, KVM_KVMCLOCK_CTRL, NULL);
-	s->run[0]->immediate_exit = 1;
-	say_result(s, "run", side_ioctl_val(s, s->vcpu[0], KVM_RUN, 0));
-	say(s, "exit reason %u", s->run[0]->exit_reason);
-	s->run[1]->immediate_exit = 1;
-	mp.mp_state = KVM_MP_STATE_RUNNABLE;
-	cpu_do(s, 1, KVM_SET_MP_STATE, &mp);
-	say_result(s, "run", side_ioctl_val(s, s->vcpu[1], KVM_RUN, 0));
-}
-
-static void script_lapic(struct side *s, uint64_t seed)
-{
-	struct kvm_lapic_state l;
-	struct kvm_sregs sr;
-
-	side_add_vcpu(s, 0, 0);
-	cpu_do(s, 0, KVM_GET_LAPIC, &l);
-	side_new_vm(s);
-	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	side_add_vcpu(s, 0, 0);
-	side_add_vcpu(s, 1, 1);
-	say_lapic(s, 0);
-	say_lapic(s, 1);
-	cpu_do(s, 0, KVM_GET_LAPIC, &l);
-	for (unsigned i = 0; i < 8; i++)
-		store_le32(l.regs + 0x200 + i * 16, (uint32_t)next_random(&seed) & ~(i ? 0 : 0xffffu));
-	store_le32(l.regs + 0x80, 0x35);
-	store_le32(l.regs + 0xd0, 0x01000000);
-	cpu_do(s, 0, KVM_SET_LAPIC, &l);
-	say_lapic(s, 0);
-	cpu_do(s, 0, KVM_GET_SREGS, &sr);
-	say(s, "cr8 %llx base %llx", sr.cr8, sr.apic_base);
-	sr.apic_base |= 1 << 10;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-	say_lapic(s, 0);
-	sr.apic_base = 1ull << 60 | 0xfee00900;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-	sr.apic_base = 0xfee00500;
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-}
-
-static void one_msr(struct side *s, uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e[1];
-	} m = { .head.nmsrs = 1 };
-
-	m.e[0].index = index;
-	m.e[0].data = value;
-	say(s, "msr %x := %llx", index, (unsigned long long)value);
-	cpu_do(s, 0, KVM_SET_MSRS, &m);
-	m.e[0].data = 0xdead;
-	cpu_do(s, 0, KVM_GET_MSRS, &m);
-	say(s, "msr %x = %llx", index, (unsigned long long)m.e[0].data);
-}
-
-static void script_msrs(struct side *s, uint64_t seed)
-{
-	static const struct { uint32_t index; uint64_t value; } t[] = {
-		{ 0x1b, 0xfee00900 }, { 0x1b, 0xfee00500 }, { 0x8b, 0x1234500000000ull }, { 0xfe, 0x508 },
-		{ 0xfe, 0x509 }, { 0x277, 0x0007040600070406ull },
-		{ 0x17a, 4 }, { 0x179, 10 }, { 0x3b, 0 }, { 0x1a0, 1 }, { 0xce, 0x80000000 },
-		{ 0xc0000080, 0 }, { 0xc0000080, 1 }, { 0xc0000080, 1ull << 40 }, { 0xc0000081, 0x55 },
-		{ 0xc0000082, 0xffffffff81000000ull }, { 0xc0000084, 0x47700 }, { 0xc0000102, 0x7fff0000 },
-		{ 0x174, 0x10 }, { 0x175, 0x1000 }, { 0x176, 0x2000 },
-		{ 0x4b564d03, 2 }, { 0x4b564d04, 2 }, { 0x4b564d05, 2 },
-		{ 0x4b564d05, 0 }, { 0x4b564d01, 0 }, { 0x12, 0 }, { 0x11, 0 }, { 0x4b564d99, 0 },
-		{ 0x12345678, 0 }, { 0x802, 0 }, { 0x400, 0 }, { 0x400, 5 }, { 0x401, 0 },
-		{ 0x2ff, 0xc06 }, { 0x200, 6 }, { 0x250, 0x0606060606060606ull },
-		{ 0x79, 1 }, { 0xc1, 0 }, { 0x1d9, 0 },
-	};
-	struct kvm_msrs big = { .nmsrs = 257 };
-
-	if (seed)
-		vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	side_add_vcpu(s, 0, 0);
-	for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
-		one_msr(s, t[i].index, t[i].value);
-	cpu_do(s, 0, KVM_GET_MSRS, &big);
-	cpu_do(s, 0, KVM_SET_MSRS, BAD_PTR);
-}
-
-static void script_cpuid(struct side *s, uint64_t seed)
-{
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 e[64];
-	} c = { .head.nent = 300 };
-
-	side_add_vcpu(s, 0, 0);
-	cpu_do(s, 0, KVM_SET_CPUID2, &c);
-	cpu_do(s, 0, KVM_SET_CPUID2, BAD_PTR);
-	c.head.nent = 2;
-	cpu_do(s, 0, KVM_GET_CPUID2, &c);
-	/* What it gives back is not compared: kvm_pvm adds leaves and features of its own. */
-	c.head.nent = ARRAY_SIZE(c.e);
-	cpu_do(s, 0, KVM_GET_CPUID2, &c);
-	c.head.nent = 1;
-	c.e[0] = (struct kvm_cpuid_entry2){ .function = 0x80000008, .eax = 0x2c28 };
-	cpu_do(s, 0, KVM_SET_CPUID2, &c);
-	c.e[0].eax = 0x3028;
-	cpu_do(s, 0, KVM_SET_CPUID2, &c);
-}
+/* ---- clock, PIT, filter, statistics -------------------------------------------------------- */
 
 static void script_clock(struct side *s, uint64_t seed)
 {
@@ -799,48 +545,15 @@ static void script_stats(struct side *s, uint64_t seed)
 	}
 }
 
-/* ---- the list --------------------------------------------------------------------------------- */
-
-static const struct script {
-	const char *name;
-	void (*run)(struct side *s, uint64_t seed);
-	unsigned seeds; /* how many runs, with seeds from 1; 0: once with 0 and once with 1 */
-} scripts[] = {
-	{ "system", script_system, 1 }, { "caps", script_caps, 1 }, { "fds", script_fds, 1 },
-	{ "create", script_create, 1 }, { "enable", script_enable, 1 }, { "slots", script_slots, 1 },
-	{ "msi", script_msi, 6 },
-	{ "irqfd", script_irqfd, 1 }, { "irqfd pins", script_irqfd_pins, 1 },
-	{ "coalesced", script_coalesced, 1 },
-	{ "vcpu state", script_vcpu_state, 0 }, { "lapic", script_lapic, 3 },
-	{ "msrs", script_msrs, 0 }, { "cpuid", script_cpuid, 1 }, { "clock", script_clock, 1 },
-	{ "pit", script_pit, 2 }, { "filter", script_filter, 1 }, { "stats", script_stats, 1 },
+static const struct pair_script scripts[] = {
+	{ "system", script_system }, { "caps", script_caps }, { "fds", script_fds },
+	{ "create", script_create }, { "enable", script_enable }, { "slots", script_slots },
+	{ "msi", script_msi, 5 }, { "irqfd", script_irqfd }, { "irqfd pins", script_irqfd_pins },
+	{ "coalesced", script_coalesced }, { "clock", script_clock }, { "pit", script_pit, 2 },
+	{ "filter", script_filter }, { "stats", script_stats },
 };
 
-static void test_script(void **state)
-{
-	const struct script *s = *state;
-
-	if (!kvm_pair_possible())
-		skip();
-	if (!s->seeds) {
-		kvm_pair_run(s->name, s->run, 0);
-		kvm_pair_run(s->name, s->run, 1);
-	}
-	for (unsigned i = 1; i <= s->seeds; i++)
-		kvm_pair_run(s->name, s->run, i * 0x9e3779b97f4a7c15ull);
-}
-
-/* An argument picks scripts by name (* and ? match). */
 int main(int argc, char **argv)
 {
-	struct CMUnitTest tests[ARRAY_SIZE(scripts)];
-
-	for (unsigned i = 0; i < ARRAY_SIZE(scripts); i++)
-		tests[i] = (struct CMUnitTest){
-			.name = scripts[i].name, .test_func = test_script,
-			.initial_state = (void *)&scripts[i],
-		};
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return RUN(tests);
+	return kvm_pair_main(argc, argv, scripts, ARRAY_SIZE(scripts), NULL, 0);
 }

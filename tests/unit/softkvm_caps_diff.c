@@ -14,14 +14,6 @@
 
 #define BAD_PTR ((void *)8)
 
-static void enable(struct side *s, unsigned cap, uint64_t arg)
-{
-	struct kvm_enable_cap e = { .cap = cap, .args = { arg } };
-
-	say(s, "enable %u %#llx", cap, (unsigned long long)arg);
-	vm_do(s, KVM_ENABLE_CAP, &e);
-}
-
 static int get_msr(struct side *s, unsigned i, uint32_t index, uint64_t *value)
 {
 	struct {
@@ -98,13 +90,13 @@ static void script_user_msr(struct side *s, uint64_t seed)
 
 	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_X86_USER_SPACE_MSR));
 	for (unsigned bit = 0; bit < 64; bit += bit < 6 ? 1 : 19)
-		enable(s, KVM_CAP_X86_USER_SPACE_MSR, BIT_ULL(bit));
+		vm_enable(s, KVM_CAP_X86_USER_SPACE_MSR, BIT_ULL(bit));
 	side_add_vcpu(s, 0, 0);
 	map_memory(s, 0);
 	skip_faults(s);
 	vm_do(s, KVM_X86_SET_MSR_FILTER, &filter);
 	for (unsigned exits = 0; exits < 8; exits++) {
-		enable(s, KVM_CAP_X86_USER_SPACE_MSR, exits);
+		vm_enable(s, KVM_CAP_X86_USER_SPACE_MSR, exits);
 		LOAD(s, 2, 0x66, 0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0xe6, 0x80, /* filtered */
 		     0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x0f, 0x30,
 		     0x66, 0xb8, 0xee, 0x0b, 0x00, 0x00, 0x0f, 0x30,
@@ -130,7 +122,7 @@ static void msrs_of_the_processor_are_filtered(void **state)
 		filter.ranges[i] = (struct kvm_msr_filter_range){
 			.flags = KVM_MSR_FILTER_READ, .base = msrs[i], .nmsrs = 1, .bitmap = none,
 		};
-	enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
+	vm_enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
 	side_add_vcpu(&s, 0, 0);
 	map_memory(&s, 0);
 	assert_int_equal(side_ioctl(&s, s.vm, KVM_X86_SET_MSR_FILTER, &filter), 0);
@@ -159,7 +151,7 @@ static void script_platform_info(struct side *s, uint64_t seed)
 	skip_faults(s);
 	for (unsigned i = 0; i < 3; i++) {
 		if (i)
-			enable(s, KVM_CAP_MSR_PLATFORM_INFO, i - 1);
+			vm_enable(s, KVM_CAP_MSR_PLATFORM_INFO, i - 1);
 		LOAD(s, 2, 0x66, 0x31, 0xc0, 0x66, 0xb9, 0xce, 0x00, 0x00, 0x00, 0x0f, 0x32, 0x66, 0xe7, 0x80,
 		     0xf4);
 		run_to_end(s);
@@ -429,154 +421,6 @@ static void registers_may_change_under_it(void **state)
 	side_end(&s);
 }
 
-/* ---- special registers ---------------------------------------------------------------------------- */
-
-static void script_sregs2(struct side *s, uint64_t seed)
-{
-	struct kvm_sregs2 a;
-	struct kvm_sregs old;
-
-	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_SREGS2));
-	side_add_vcpu(s, 0, 0);
-	map_memory(s, 0);
-	cpu_do(s, 0, KVM_GET_SREGS2, BAD_PTR);
-	memset(&a, 0xee, sizeof(a));
-	cpu_do(s, 0, KVM_GET_SREGS2, &a);
-	cpu_do(s, 0, KVM_GET_SREGS, &old);
-	say(s, "alike: %d, flags %llx", !memcmp(&a, &old, offsetof(struct kvm_sregs2, flags)), a.flags);
-	a.cr2 = 0x12345;
-	a.flags = 2;
-	cpu_do(s, 0, KVM_SET_SREGS2, &a);
-	a.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID; /* no PAE paging */
-	cpu_do(s, 0, KVM_SET_SREGS2, &a);
-	a.flags = 0;
-	cpu_do(s, 0, KVM_SET_SREGS2, &a);
-	cpu_do(s, 0, KVM_GET_SREGS, &old);
-	say(s, "cr2 %llx", old.cr2);
-}
-
-/* The reference machine's guests have no PAE paging of their own. */
-static void page_directory_pointers_are_kept(void **state)
-{
-	struct kvm_sregs2 a;
-	struct side s;
-
-	side_begin(&s, true);
-	side_add_vcpu(&s, 0, 0);
-	map_memory(&s, 0);
-	for (unsigned i = 0; i < 4; i++)
-		store_le64(s.mem + 0x3000 + i * 8, i == 2 ? 0 : 0x4001 + i * 0x1000);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
-	a.cr0 |= 0x80000001;
-	a.cr4 |= 0x20;
-	a.cr3 = 0x3000;
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
-	assert_int_equal(a.flags, KVM_SREGS2_FLAGS_PDPTRS_VALID);
-	assert_int_equal(a.pdptrs[0], 0x4001);
-	assert_int_equal(a.pdptrs[2], 0);
-	/* These, not those in memory. */
-	a.pdptrs[1] = 0x8001;
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
-	assert_int_equal(a.pdptrs[1], 0x8001);
-	/* Without the flag: those in memory again. */
-	a.flags = 0;
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS2, &a), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS2, &a), 0);
-	assert_int_equal(a.pdptrs[1], 0x5001);
-	side_end(&s);
-}
-
-/* Which bits can be set with a small CPUID. (The reference machine adds UMIP and others to any.) */
-static void script_cr4(struct side *s, uint64_t seed)
-{
-	struct kvm_sregs old, sr;
-
-	side_add_vcpu(s, 0, 0);
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_SREGS, &old), 0);
-	for (unsigned bit = 0; bit < 64; bit++) {
-		sr = old;
-		sr.cr4 = BIT_ULL(bit);
-		if (bit == 11 || (bit >= 16 && bit <= 22))
-			continue;
-		say(s, "cr4 bit %u: %d", bit, side_ioctl(s, s->vcpu[0], KVM_SET_SREGS, &sr));
-		sr = old;
-		sr.cr0 = BIT_ULL(bit);
-		say(s, "cr0 bit %u: %d", bit, side_ioctl(s, s->vcpu[0], KVM_SET_SREGS, &sr));
-	}
-	sr = old;
-	sr.cs.l = 1; /* 64-bit code outside of long mode */
-	cpu_do(s, 0, KVM_SET_SREGS, &sr);
-	assert_int_equal(side_ioctl(s, s->vcpu[0], KVM_GET_SREGS, &sr), 0);
-	say(s, "cr0 %llx cr4 %llx", sr.cr0 & ~0x10ull /* ET */, sr.cr4);
-}
-
-static void without_cpuid_cr4_takes_what_there_is(void **state)
-{
-	const uint64_t some = BIT_ULL(16) | BIT_ULL(20) | BIT_ULL(21);
-	struct kvm_sregs sr;
-	struct side s;
-	int cpu;
-
-	side_begin(&s, true);
-	cpu = side_ioctl_val(&s, s.vm, KVM_CREATE_VCPU, 0);
-	assert_true(cpu >= 0);
-	assert_int_equal(side_ioctl(&s, cpu, KVM_GET_SREGS, &sr), 0);
-	sr.cr4 = some;
-	assert_int_equal(side_ioctl(&s, cpu, KVM_SET_SREGS, &sr), 0);
-	sr.cr4 = BIT_ULL(13); /* VMXE */
-	assert_int_equal(side_ioctl(&s, cpu, KVM_SET_SREGS, &sr), -EINVAL);
-	assert_int_equal(side_ioctl(&s, cpu, KVM_GET_SREGS, &sr), 0);
-	assert_int_equal(sr.cr4, some);
-	assert_int_equal(s.api.ops->close(s.api.ctx, cpu), 0);
-	side_end(&s);
-}
-
-/* KVM_GET_CPUID2 shows what the guest would see now. */
-static void cpuid_follows_the_state(void **state)
-{
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 e[3];
-	} c = { .head.nent = 3 };
-	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = 3 };
-	struct kvm_sregs sr;
-	struct side s;
-
-	side_begin(&s, true);
-	side_add_vcpu(&s, 0, 0);
-	c.e[0] = (struct kvm_cpuid_entry2){ .function = 1, .ecx = 1u << 26 | 1u << 28 };
-	c.e[1] = (struct kvm_cpuid_entry2){ .function = 0xd, .flags = 1, .eax = 7, .ebx = 1, .ecx = 832 };
-	c.e[2] = (struct kvm_cpuid_entry2){ .function = 0x40000001, .eax = 1u << 7 | 1 };
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_XCRS, &x), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
-	assert_int_equal(c.e[0].ecx, 1u << 26 | 1u << 28);
-	assert_int_equal(c.e[0].edx, 1u << 9);
-	assert_int_equal(c.e[1].ebx, 576);
-	assert_int_equal(c.e[2].eax, 1u << 7 | 1);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS, &sr), 0);
-	sr.cr4 = 1u << 18;
-	sr.apic_base &= ~(1ull << 11);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS, &sr), 0);
-	x.xcrs[0].value = 7;
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_XCRS, &x), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
-	assert_int_equal(c.e[0].ecx, 1u << 26 | 1u << 27 | 1u << 28);
-	assert_int_equal(c.e[0].edx, 0);
-	assert_int_equal(c.e[1].ebx, 832);
-	side_end(&s);
-
-	side_begin(&s, true);
-	enable(&s, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT);
-	side_add_vcpu(&s, 0, 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_CPUID2, &c), 0);
-	assert_int_equal(c.e[2].eax, 1); /* nobody wakes who is never halted */
-	side_end(&s);
-}
-
 /* ---- the rest ----------------------------------------------------------------------------------------- */
 
 static void script_boot_cpu(struct side *s, uint64_t seed)
@@ -587,8 +431,8 @@ static void script_boot_cpu(struct side *s, uint64_t seed)
 	vm_do_val(s, KVM_SET_BOOT_CPU_ID, (unsigned long)max);
 	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 1ul << 32);
 	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 3);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 2);
-	enable(s, KVM_CAP_MAX_VCPU_ID, 4);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 2);
+	vm_enable(s, KVM_CAP_MAX_VCPU_ID, 4);
 	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 5);
 	vm_do_val(s, KVM_SET_BOOT_CPU_ID, 4);
 	side_add_vcpu(s, 0, 0);
@@ -597,15 +441,15 @@ static void script_boot_cpu(struct side *s, uint64_t seed)
 
 static void script_bus_cycle(struct side *s, uint64_t seed)
 {
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
 	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 0);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 25);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, UINT64_MAX);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 24);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 40);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 0);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 25);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, UINT64_MAX);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 1ull << 24);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 40);
 	side_add_vcpu(s, 0, 0);
-	enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
+	vm_enable(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS, 10);
 }
 
 /* The steal time's version changes with every entry, and is even outside. */
@@ -642,7 +486,7 @@ static void script_x2apic_api(struct side *s, uint64_t seed)
 			say(s, "id %x", load_le32(l.regs + 0x20));
 			cpu_do(s, i, KVM_SET_LAPIC, &l);
 		}
-		enable(s, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS);
+		vm_enable(s, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS);
 	}
 }
 
@@ -803,7 +647,7 @@ static const struct pair_script scripts[] = {
 	{ "slots2", script_slots2 }, { "user msr", script_user_msr },
 	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
 	{ "sync regs", script_sync_regs },
-	{ "sregs2", script_sregs2 }, { "cr4", script_cr4 }, { "boot cpu", script_boot_cpu },
+	{ "boot cpu", script_boot_cpu },
 	{ "bus cycle", script_bus_cycle }, { "x2apic api", script_x2apic_api },
 	{ "steal", script_steal }, { "no code", script_no_code },
 	{ "immediate", script_immediate },
@@ -819,12 +663,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(msrs_of_the_processor_are_filtered),
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
-		cmocka_unit_test(page_directory_pointers_are_kept),
 		cmocka_unit_test(msrs_have_the_vendors_width),
 		cmocka_unit_test(many_slots),
 		cmocka_unit_test(registers_may_change_under_it),
-		cmocka_unit_test(without_cpuid_cr4_takes_what_there_is),
-		cmocka_unit_test(cpuid_follows_the_state),
 	};
 
 	return kvm_pair_main(argc, argv, scripts, ARRAY_SIZE(scripts), alone, ARRAY_SIZE(alone));
