@@ -4,6 +4,7 @@
  * and as guest code (its own pages are mapped into the guest at the same
  * addresses). Prints the ratio of times.
  */
+#include <immintrin.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,6 +166,34 @@ KERNEL static uint64_t k_sse(uint8_t *mem)
 	return (uint64_t)s;
 }
 
+/* The guest's rows sse2 and avx2 (bench/guest/work.c). */
+KERNEL static uint64_t k_sse2(uint8_t *mem)
+{
+	float *a = (float *)(mem + (8 << 20));
+	__m128 x = _mm_set1_ps(0.999f), y = _mm_set1_ps(0.125f);
+
+	for (int n = 0; n < 4000; n++)
+		for (int i = 0; i < 4096; i += 4)
+			_mm_store_ps(a + i, _mm_add_ps(_mm_mul_ps(_mm_load_ps(a + i), x), y));
+	return (uint64_t)(a[5] * 1e6f);
+}
+
+KERNEL __attribute__((target("avx2"))) static uint64_t k_avx2(uint8_t *mem)
+{
+	float *a = (float *)(mem + (8 << 20));
+	__m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.125f);
+	__m256i sum = _mm256_setzero_si256();
+
+	for (int n = 0; n < 4000; n++)
+		for (int i = 0; i < 4096; i += 8) {
+			__m256 v = _mm256_add_ps(_mm256_mul_ps(_mm256_load_ps(a + i), x), y);
+
+			_mm256_store_ps(a + i, v);
+			sum = _mm256_add_epi32(sum, _mm256_castps_si256(v));
+		}
+	return (uint32_t)_mm256_extract_epi32(sum, 0);
+}
+
 /* A loop with a way out of its middle. */
 KERNEL static uint64_t k_scan(uint8_t *mem)
 {
@@ -186,6 +215,7 @@ static const struct {
 	{"integer loop", k_integer}, {"pointer chase", k_chase}, {"memcpy by words", k_memcpy},
 	{"rep movsb 16 KiB", k_repmovs}, {"sha-256 rounds", k_sha}, {"calls (fib)", k_calls},
 	{"indirect calls", k_indirect}, {"scan bytes", k_scan}, {"shell sort", k_sort}, {"float arrays", k_sse},
+	{"sse2 arrays", k_sse2}, {"avx2 arrays", k_avx2},
 };
 
 /* ---- the guest ---- */

@@ -79,6 +79,7 @@ void e_lea(struct emit *e, int reg, struct hmem m, bool w);
 /* group 1 with a 32-bit immediate: op 0 add … 7 cmp */
 void e_alu_imm(struct emit *e, int op, bool w, int reg, int32_t imm);
 void e_shift(struct emit *e, int op, int reg, uint8_t n); /* 4 shl, 5 shr, 7 sar; 64 bits */
+void e_align(struct emit *e, unsigned int to); /* by NOPs; a power of two */
 /* Jump with a 32-bit displacement to be filled in; returns where. cc: -1 always. */
 uint8_t *e_jcc(struct emit *e, int cc);
 void e_jmp_to(struct emit *e, const uint8_t *target); /* target in the same view */

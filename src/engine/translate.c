@@ -543,7 +543,6 @@ static void body_emit(struct tr *t)
 	bool sti = false;
 
 	t->rip = t->b->rip;
-	scratch_forget(t);
 	for (t->i = 0; t->i < t->n && !t->ended; t->i++) {
 		const struct insn *in = &t->in[t->i];
 		uint8_t *start = t->e.p;
@@ -632,6 +631,8 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.back = NULL;
 	t.loop = loop_plan(&t);
 	entries_emit(&t);
+	t.head = NULL;
+	scratch_forget(&t);
 	body_emit(&t);
 	if (t.back && loop_head_emit(&t)) {
 		t.back = NULL;

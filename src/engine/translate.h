@@ -67,7 +67,8 @@ struct tr {
 	int8_t pace;		      /* a register, -1: nothing moves */
 	int16_t pace_step;
 	uint8_t *back;		      /* the jump to the block's own begin */
-	uint8_t *head;		      /* of the second copy */
+	uint8_t *head;		      /* of the second copy, NULL: it is not the one being emitted */
+	int head_held[2];	      /* what held is there */
 	const uint8_t *attn_out;
 	bool saved;		      /* guest flags are in flsave, the host's are free */
 	uint8_t *fpu_out;	      /* the jump out of the check for SIMD state, or NULL; */
@@ -116,6 +117,7 @@ void group_made(struct tr *t, struct group *s); /* its look-up has just been emi
 /* S0 and S1 keep addends of groups while they can: a register is about to hold something else. */
 void scratch_lost(struct tr *t, int reg);
 void scratch_forget(struct tr *t); /* they hold none */
+struct hmem addend_of(int k);	   /* where a group's addend is kept */
 
 /* translate_group.c */
 void groups_plan(struct tr *t);
@@ -124,6 +126,7 @@ bool group_check_emit(struct tr *t, struct group *s); /* the look-up, before ins
 /* translate_loop.c */
 bool loop_plan(struct tr *t);
 bool loop_head_emit(struct tr *t);
+void loop_hold(struct tr *t); /* S0 and S1 hold what they do at the second copy's head */
 
 /* translate_flow.c: true if the instruction was emitted, false: let C do it */
 bool flow_emit(struct tr *t, const struct insn *in);

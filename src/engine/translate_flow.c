@@ -379,8 +379,12 @@ bool flow_emit(struct tr *t, const struct insn *in)
 		}
 		if (t->loop && taken == t->b->rip) {
 			flags_restore(t);
-			scratch_lost(t, S0);
-			scratch_lost(t, S1);
+			if (t->head) {
+				loop_hold(t);
+			} else {
+				scratch_lost(t, S0);
+				scratch_lost(t, S1);
+			}
 			t->back = e_jcc(&t->e, in->opcode & 15);
 		} else {
 			link_emit(t, in->opcode & 15, taken);

@@ -154,11 +154,36 @@ static void limit_emit(struct tr *t, const uint8_t *fail)
 	e_patch(e, e_jcc(e, 0), fail);
 }
 
+/*
+ * S1 and S0 hold the addends of these groups at the head of the second copy: the first
+ * ones, the shortest way to their accesses.
+ */
+static void hold_pick(struct tr *t)
+{
+	unsigned int n = 0;
+
+	t->head_held[0] = t->head_held[1] = -1;
+	for (unsigned int k = 0; k < t->n_groups && n < 2; k++)
+		if (t->groups[k].hoisted)
+			t->head_held[1 - n++] = (int)k;
+}
+
+void loop_hold(struct tr *t)
+{
+	for (int r = 1; r >= 0; r--) {
+		int k = t->head_held[r];
+
+		if (k >= 0 && t->held[r] != k)
+			e_load(&t->e, S0 + r, addend_of(k));
+		t->held[r] = k;
+	}
+}
+
 /* Behind the first copy: t->back is its jump back. True: emit the second copy now. */
 bool loop_head_emit(struct tr *t)
 {
 	struct hmem limit = GS_MEM(loop_limit), mode = GS_MEM(mode);
-	const uint8_t *first = t->c->rw + t->b->entry[ENTRY_LOOP], *body = t->c->rw + t->b->entry[ENTRY_BODY];
+	const uint8_t *first = t->c->rw + t->b->entry[ENTRY_LOOP];
 	struct emit *e = &t->e;
 
 	t->saved = false;
@@ -171,19 +196,24 @@ bool loop_head_emit(struct tr *t)
 		}
 		limit_emit(t, first);
 	}
+	hold_pick(t);
+	loop_hold(t);
+	e_align(e, 32);
 	t->head = e->p;
-	e_rm(e, 0x81, true, 7, &mode);
-	e4(e, t->b->mode);
-	e_patch(e, e_jcc(e, 5), t->attn_out);
 	if (t->pace >= 0) {
 		int h = host_reg((unsigned int)t->pace);
 
 		if (h < 0) {
-			pace_load(t, S1);
-			h = S1;
+			pace_load(t, S2);
+			h = S2;
 		}
 		e_rm(e, 0x3b, true, h, &limit);
-		e_patch(e, e_jcc(e, t->pace_step > 0 ? 15 : 12), body); /* jg, jl */
+		e_patch(e, e_jcc(e, t->pace_step > 0 ? 15 : 12), first); /* jg, jl */
+	} else {
+		/* nothing else ends it */
+		e_rm(e, 0x81, true, 7, &mode);
+		e4(e, t->b->mode);
+		e_patch(e, e_jcc(e, 5), t->attn_out);
 	}
 	for (unsigned int k = 0; k < t->n_groups; k++) {
 		struct group *g = &t->groups[k];

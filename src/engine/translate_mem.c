@@ -134,7 +134,7 @@ static unsigned int tlb_class(const struct hmem *x)
 	return of[r] ^ (x->disp > 2047 || x->disp < -2048 ? 2u : 0u);
 }
 
-static struct hmem addend_of(int k)
+struct hmem addend_of(int k)
 {
 	struct hmem m = GS_MEM(addend);
 

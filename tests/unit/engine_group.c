@@ -10,6 +10,7 @@
 
 /* ways of execution that must agree */
 static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
+#define PAGE 0xffffffffff000ull /* a table's address in an entry that leads to it */
 #define N_WAYS (sizeof(ways) / sizeof(ways[0]))
 
 static struct env *start(uint32_t way, uint64_t flags1, uint64_t flags2, uint64_t rdi)
@@ -190,21 +191,58 @@ static void *kick_when_counting(void *arg)
 	return NULL;
 }
 
-/* A loop whose look-up is done once still sees the attention word in every round. */
-static void a_kick_ends_a_loop_without_look_ups(void **state)
+static void run_until_kicked(struct env *e)
 {
-	struct env *e = start(0, PTE_P_ | PTE_W_, PTE_P_, VA);
 	struct engine_exit x;
 	pthread_t t;
 
-	PUT(e, LOAD, count);
 	set_gpr(e, 0, 2, ~0ull);
 	set_gpr(e, 0, 1, 0);
 	assert_int_equal(pthread_create(&t, NULL, kick_when_counting, e), 0);
 	assert_int_equal(engine_run(e->cpu[0], &x), 0);
 	assert_int_equal(x.reason, ENGINE_EXIT_INTR);
 	assert_int_equal(pthread_join(t, NULL), 0);
+}
+
+/* A loop whose look-up is done once still sees the attention word in every round. */
+static void a_kick_ends_a_loop_without_look_ups(void **state)
+{
+	struct env *e = start(0, PTE_P_ | PTE_W_, PTE_P_, VA);
+
+	PUT(e, LOAD, count);
+	run_until_kicked(e);
 	assert_int_equal(regs(e).gpr[1], *(uint64_t *)(e->ram + PA));
+	env_destroy(e);
+}
+
+SNIPPET(walk, "jmp 1f\n1: mov %rcx,(%rdi)\n mov %rcx,(%rsi)\n add $8,%rdi\n add $1,%rcx\n cmp %rdx,%rcx\n jne 1b\n int3");
+
+/* One that moves sees it at the end of its page; 511 GiB of pages are the same one. */
+static void a_kick_ends_a_loop_through_pages(void **state)
+{
+	struct env *e = start(0, PTE_P_ | PTE_W_, PTE_P_, VA);
+	struct engine_sregs s;
+	uint64_t *t;
+
+	env_map(e, VA, PA + 4096, PTE_P_ | PTE_W_);
+	env_map(e, 0x8000000000ull, PA, PTE_P_ | PTE_W_);
+	engine_get_sregs(e->cpu[0], &s);
+	t = (uint64_t *)(e->ram + (s.cr3 & PAGE));
+	t = (uint64_t *)(e->ram + (t[0] & PAGE));
+	for (unsigned int i = 2; i < 512; i++)
+		t[i] = t[1];
+	t = (uint64_t *)(e->ram + (t[1] & PAGE));
+	for (unsigned int i = 1; i < 512; i++)
+		t[i] = t[0];
+	t = (uint64_t *)(e->ram + (t[0] & PAGE));
+	for (unsigned int i = 1; i < 512; i++)
+		t[i] = t[0];
+	PUT(e, LOAD, walk);
+	set_gpr(e, 0, 6, 0x8000000000ull);
+	run_until_kicked(e);
+	assert_int_equal(regs(e).rip, LOAD + 2);
+	assert_int_equal(regs(e).gpr[1], *(uint64_t *)(e->ram + PA) + 1);
+	assert_int_equal(regs(e).gpr[7], VA + 8 * regs(e).gpr[1]);
 	env_destroy(e);
 }
 
@@ -243,6 +281,7 @@ int main(void)
 		cmocka_unit_test(invlpg_between_two_runs),
 		cmocka_unit_test(smap_window_ends_with_clac),
 		cmocka_unit_test(a_kick_ends_a_loop_without_look_ups),
+		cmocka_unit_test(a_kick_ends_a_loop_through_pages),
 		cmocka_unit_test(a_loop_faults_at_the_page),
 	};
 
