@@ -140,7 +140,7 @@ static void stubs_emit(struct cache *c)
 		e_jmp_to(&e, exit_flags);                          \
 	} while (0)
 	STUB(s_link, EXITC_LINK, true, false);
-	STUB(s_find, EXITC_FIND, false, true);
+	STUB(s_find, EXITC_FIND, true, true);
 	STUB(s_insn, EXITC_INSN, false, true);
 	STUB(s_attn, EXITC_ATTN, true, false);
 	STUB(s_miss, EXITC_MISS, true, false);

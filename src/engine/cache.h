@@ -123,7 +123,7 @@ struct cache {
 	uint32_t thunks;
 };
 
-/* Through the jump cache to the guest address in S0; op 2: call, 4: jump. Destroys S1. */
+/* Through the jump cache to the guest address in S0; op 2: call, 4: jump. Destroys S1, keeps S2. */
 void jump_emit(struct emit *e, int op);
 int cache_create(struct engine_vcpu *v);
 void cache_first_run(struct engine_vcpu *v); /* the first engine_run() */

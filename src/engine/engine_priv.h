@@ -190,7 +190,7 @@ struct replay {
 
 enum exit_code {
 	EXITC_LINK = 1,	 /* direct jump not chained: exit_arg = link */
-	EXITC_FIND,	 /* look rip up */
+	EXITC_FIND,	 /* look rip up; exit_arg = the block that branched there */
 	EXITC_INSN,	 /* execute the instruction at rip in C */
 	EXITC_ATTN,	 /* attention word */
 	EXITC_THUNK,	 /* bounce executor: instruction done */

@@ -248,6 +248,34 @@ static int block_fault(struct engine_vcpu *v)
 }
 
 /*
+ * The last instruction of this block is a RET, or an indirect jump or call, that has led to an address
+ * which is not canonical. The fault is the branch's (SDM vol. 2, "RET", "JMP", "CALL"): go back, and let
+ * C execute it.
+ */
+static void branch_undo(struct engine_vcpu *v, const struct block *b)
+{
+	struct slot *s = slot_find(v, b->gpa);
+	struct insn in = {0};
+	unsigned int off = 0;
+
+	if (!s)
+		return;
+	fpu_put(v);
+	do {
+		off += in.len;
+		if (insn_decode(v, s->host + (b->gpa - s->gpa) + off, b->len - off, 8, &in))
+			return;
+	} while (off + in.len < b->len);
+	if (in.kind == K_RET) {
+		v->gpr[R_SP] -= 8 + (in.opcode == 0xc2 ? (uint64_t)in.imm & 0xffff : 0);
+	} else if (in.kind == K_CALL_IND) {
+		(void)gmem_write(v, v->gpr[R_SP], &v->tmp[1], 8, data_mode(v));
+		v->gpr[R_SP] += 8;
+	}
+	v->rip = b->rip + off;
+}
+
+/*
  * Into the block that the jump cache has for RIP, as an indirect jump would go:
  * the block itself checks that it is the right one.
  */
@@ -255,7 +283,7 @@ static bool jump_in(struct engine_vcpu *v)
 {
 	void *code = v->jc[v->rip & (JC_SIZE - 1)];
 
-	if (code == cache_rx(v->cache, v->cache->s_find) || v->mode & MODE_STEP)
+	if (code == cache_rx(v->cache, v->cache->s_find) || v->mode & MODE_STEP || !is_canonical(v->rip))
 		return false;
 	v->flsave = v->hflags;
 	code_enter(v, code, false);
@@ -321,6 +349,10 @@ static int block_run(struct engine_vcpu *v)
 			break;
 		case EXITC_FIND:
 			v->hflags = v->flsave;
+			if (!is_canonical(v->rip)) {
+				branch_undo(v, &c->blocks[v->exit_arg]);
+				return insn_step(v);
+			}
 			break;
 		case EXITC_INSN:
 			return insn_step(v);

@@ -281,31 +281,40 @@ bool cond_true(const struct engine_vcpu *v, unsigned int cc)
 	return t != (cc & 1);
 }
 
+static int target_check(struct engine_vcpu *v, const struct insn *in, uint64_t *rip)
+{
+	if (in->code == 8)
+		return is_canonical(*rip) ? X_NEXT : raise_gp(v, 0);
+	*rip &= in->opsize == 2 ? 0xffff : 0xffffffffu;
+	return *rip > v->seg[S_CS].limit ? raise_gp(v, 0) : X_NEXT;
+}
+
 static int jump_to(struct engine_vcpu *v, const struct insn *in, uint64_t rip)
 {
-	if (in->code == 8) {
-		if (!is_canonical(rip))
-			return raise_gp(v, 0);
-	} else {
-		rip &= in->opsize == 2 ? 0xffff : 0xffffffffu;
-		if (rip > v->seg[S_CS].limit)
-			return raise_gp(v, 0);
-	}
+	int r = target_check(v, in, &rip);
+
+	if (r)
+		return r;
 	v->rip = rip;
 	return X_JUMP;
 }
 
 static int call_to(struct engine_vcpu *v, const struct insn *in, uint64_t rip, unsigned int n)
 {
-	uint64_t keep = v->gpr[R_SP], next = v->rip + in->len;
-	int r = push_val(v, next, n);
+	uint64_t sp = (v->gpr[R_SP] - n) & width_mask(stack_width(v)), lin;
+	int r = seg_linear(v, S_SS, sp, n, true, &lin);
 
+	/* the stack must take it; nothing is written if the target is wrong */
+	if (!r)
+		r = gmem_check(v, lin, n, true, data_mode(v));
+	if (!r)
+		r = target_check(v, in, &rip);
+	if (!r)
+		r = push_val(v, v->rip + in->len, n);
 	if (r)
 		return r;
-	r = jump_to(v, in, rip);
-	if (r != X_JUMP)
-		v->gpr[R_SP] = keep;
-	return r;
+	v->rip = rip;
+	return X_JUMP;
 }
 
 int flow_exec(struct engine_vcpu *v, const struct insn *in)

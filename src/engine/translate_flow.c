@@ -67,10 +67,21 @@ void links_finish(struct tr *t)
 	}
 }
 
+/*
+ * Before a jump to where only the guest's data says, flags saved: leave the block's number in S2, for
+ * C to find the branch again if the target is not canonical (branch_undo()).
+ */
+static void branch_mark(struct tr *t)
+{
+	if (!flat32(t))
+		e_mov_imm(&t->e, S2, (uint64_t)(t->b - t->c->blocks));
+}
+
 /* The target is in S0; flags go over in flsave. */
 static void indirect_emit(struct tr *t)
 {
 	flags_save(t);
+	branch_mark(t);
 	jump_emit(&t->e, 4);
 	t->ended = true;
 }
@@ -103,12 +114,17 @@ static void rsp_add(struct tr *t, int32_t n)
 	e_lea(&t->e, HRSP, at(HRSP, n), !flat32(t));
 }
 
-static bool push_imm_emit(struct tr *t, uint64_t val, unsigned int size)
+/* keep: what was there goes to tmp[1]. */
+static bool push_imm_emit(struct tr *t, uint64_t val, unsigned int size, bool keep)
 {
 	struct hmem m;
 
 	if (!stack_lookup(t, -(int32_t)size, size, true, &m))
 		return false;
+	if (keep) {
+		e_load(&t->e, S2, m);
+		e_store(&t->e, GS_MEM(tmp[1]), S2);
+	}
 	if (size == 8 && (int64_t)val != (int32_t)val) {
 		e_mov_imm(&t->e, S2, val);
 		e_store(&t->e, m, S2);
@@ -159,7 +175,7 @@ static bool push_emit(struct tr *t, const struct insn *in)
 		return true;
 	}
 	if (g < 0)
-		return push_imm_emit(t, (uint64_t)in->imm, n);
+		return push_imm_emit(t, (uint64_t)in->imm, n, false);
 	if (!stack_lookup(t, -(int32_t)n, n, true, &m))
 		return false;
 	h = host_reg((unsigned int)g);
@@ -286,7 +302,7 @@ static bool call_emit(struct tr *t, const struct insn *in)
 {
 	uint64_t next = t->rip + in->len, target = next + (uint64_t)in->imm;
 
-	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, word(t)))
+	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, word(t), false))
 		return false;
 	/* wherever a look-up has left the flags: most callees do not want them */
 	link_new(t, LINK_CALL, target, t->saved ? ENTRY_SAVED : ENTRY_CROSS);
@@ -310,7 +326,7 @@ static bool call_ind_emit(struct tr *t, const struct insn *in)
 		e_load(&t->e, S0, gs_gpr(in->rm.g));
 		e_store(&t->e, GS_MEM(tmp[0]), S0);
 	}
-	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, n))
+	if (!push_imm_emit(t, flat32(t) ? (uint32_t)next : next, n, !flat32(t)))
 		return false;
 	flags_save(t); /* uses S2 */
 	if (flat32(t)) {
@@ -320,6 +336,7 @@ static bool call_ind_emit(struct tr *t, const struct insn *in)
 	} else {
 		e_load(&t->e, S0, GS_MEM(tmp[0]));
 	}
+	branch_mark(t);
 	jump_emit(&t->e, 2);
 	return_site_emit(t, next);
 	return true;
@@ -354,6 +371,7 @@ static bool ret_emit(struct tr *t, const struct insn *in)
 	e_rm(&t->e, 0x8b, n == 8, S0, &m);
 	rsp_add(t, (int32_t)n + extra);
 	flags_save(t);
+	branch_mark(t);
 	e1(&t->e, 0xc3);
 	t->ended = true;
 	return true;
