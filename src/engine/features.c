@@ -125,9 +125,13 @@ void features_update(struct engine_vcpu *v)
 	v->ops->cpuid(v->cpu, 0, 0, r);
 	if (r[1] == 0x68747541 || r[1] == 0x6f677948) /* AuthenticAMD, HygonGenuine */
 		v->feat |= FEAT_AMD;
-	v->ops->cpuid(v->cpu, 0x80000008, 0, r);
-	unsigned int bits = r[0] & 0xff;
+	v->ops->cpuid(v->cpu, 0x80000000, 0, r);
+	unsigned int bits = 0;
 
+	if (r[0] >= 0x80000008) {
+		v->ops->cpuid(v->cpu, 0x80000008, 0, r);
+		bits = r[0] & 0xff;
+	}
 	if (bits < 32 || bits > 52)
 		bits = 36;
 	v->phys_mask = ((1ull << bits) - 1) & PAGE_MASK_;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The vCPU fd: "vcpu ioctls".
  */
+#include "softkvm/chips.h"
 #include "softkvm/cpuid.h"
 #include "softkvm/vcpu_state.h"
 #include <stdio.h>
@@ -138,6 +139,8 @@ static int set_lapic(void *obj, uintptr_t arg)
 	/* What was posted since the state was read is not in it: it stays posted, as in KVM. */
 	pv_eoi_collect(v);
 	r = lapic_load(&v->lapic, &s, clock_ns());
+	if (!r)
+		vmchips_lapic_loaded(v);
 	v->timer_dirty = true;
 	vcpu_lapic_done(v);
 	vcpu_request(v, REQ_SCAN_EOI | REQ_EVENT);

@@ -321,6 +321,15 @@ void vmchips_scan_eois(struct soft_vcpu *v)
 	lapic_set_handled(&v->lapic, handled);
 }
 
+void vmchips_lapic_loaded(struct soft_vcpu *v)
+{
+	if (vm_irqchip(v->vm) != IRQCHIP_KERNEL)
+		return;
+	mutex_lock(&v->vm->chips.lock);
+	lapic_load_rtc(&v->lapic, &v->vm->chips.ioapic);
+	mutex_unlock(&v->vm->chips.lock);
+}
+
 bool vmchips_extint_pending(struct soft_vm *vm)
 {
 	return i8259_output(&vm->chips.pic);

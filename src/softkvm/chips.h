@@ -27,6 +27,8 @@ void vmchips_update_wanted_acks(struct soft_vm *vm);
 void vmchips_eoi(struct soft_vcpu *v, uint8_t vector, bool level);
 /* Bits of vectors whose EOI this vCPU must broadcast, from the IOAPIC or the split routes. */
 void vmchips_scan_eois(struct soft_vcpu *v);
+/* KVM_SET_LAPIC: it may owe an EOI for the RTC's pin, or not owe it any more. */
+void vmchips_lapic_loaded(struct soft_vcpu *v);
 /* The PIC's wire, and its answer to the CPU's INTA. */
 bool vmchips_extint_pending(struct soft_vm *vm);
 int vmchips_inta(struct soft_vm *vm);

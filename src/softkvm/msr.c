@@ -262,7 +262,7 @@ static bool mtrr_valid(const struct soft_vcpu *v, uint32_t index, uint64_t value
 	if (index >= 0x250 && index <= 0x26f)
 		bytes = 8;
 	else if (index >= 0x200 && index <= 0x20f && (value & (index & 1 ? 0x7ff : 0xf00) ||
-						      value >> v->phys_bits))
+						      (v->phys_bits < 64 && value >> v->phys_bits)))
 		return false;
 	else if (!(index >= 0x200 && index <= 0x20f && !(index & 1)) && index != MSR_MTRR_DEF_TYPE)
 		return true;

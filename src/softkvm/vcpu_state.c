@@ -467,12 +467,20 @@ int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
 	return 0;
 }
 
+/* As in KVM, the leaf with the sizes counts only if leaf 80000000h says that it is there. */
+static uint8_t phys_bits(const struct soft_vcpu *v)
+{
+	const struct kvm_cpuid_entry2 *highest = vcpu_cpuid_find(v, 0x80000000, 0);
+	const struct kvm_cpuid_entry2 *sizes = vcpu_cpuid_find(v, 0x80000008, 0);
+
+	return highest && highest->eax >= 0x80000008 && sizes ? sizes->eax & 0xff : CPUID_PHYS_BITS;
+}
+
 int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr)
 {
 	struct kvm_cpuid_entry2 *old = v->cpuid;
 	const struct kvm_cpuid_entry2 *sizes;
 	unsigned old_nr = v->nr_cpuid;
-	uint8_t phys = CPUID_PHYS_BITS;
 
 	v->cpuid = e;
 	v->nr_cpuid = nr;
@@ -485,13 +493,12 @@ int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr
 			v->nr_cpuid = old_nr;
 			return -EINVAL;
 		}
-		phys = sizes->eax & 0xff;
 	}
 	free(old);
-	v->phys_bits = phys;
+	v->phys_bits = phys_bits(v);
 	lapic_set_cpuid(&v->lapic, vcpu_cpuid_has(v, CPUID_X2APIC),
 			vcpu_cpuid_has(v, CPUID_TSC_DEADLINE),
-			vcpu_cpuid_has(v, CPUID_X2APIC) && vm_irqchip(v->vm) == IRQCHIP_SPLIT, phys);
+			vcpu_cpuid_has(v, CPUID_X2APIC) && vm_irqchip(v->vm) == IRQCHIP_SPLIT, v->phys_bits);
 	engine_vcpu_cpuid_changed(v->cpu);
 	return 0;
 }

@@ -40,6 +40,8 @@ const struct diff_case diff_cases[] = {
 	     { &op_irqfd, { 0, 5 } }, { &op_irqfd, { 0, 5, 8, 2 } }),
 	CASE("a message to nobody after KVM_CAP_X2APIC_API", CHIPS, { &op_enable_cap, { 0, KVM_CAP_X2APIC_API } },
 	     { &op_msi, { 0 } }),
+	CASE("a local APIC that owes the RTC's pin an EOI", CHIPS, VCPU, { &op_lapic_set, { 0, 0, 0x200, 1 } },
+	     { &op_line, { 0, 8, 1 } }),
 	CASE("AP_RESET_HOLD", CHIPS, VCPU, { &op_mp_state, { 0, 0, 9 } }),
 	/* special registers */
 	CASE("a bit of CR4 that there is not", VCPU, { &op_sregs, { 0, 0, 8, 0x40000000 } }),
@@ -54,6 +56,8 @@ const struct diff_case diff_cases[] = {
 	CASE("counters that count nothing", VCPU, { &op_msr, { 0, 0, 0x186, 1, 1, 1 } }),
 	CASE("TSC_ADJUST without the feature", VCPU, { &op_msr, { 0, 0, 0x3b, 1, 1, 1 } }),
 	CASE("reserved bits of an MTRR", VCPU, { &op_msr, { 0, 0, 0x200, 0x400, 1, 1 } }),
+	CASE("an address's width where no leaf says that the leaf is there", VCPU, { &op_cpuid, { 0, 0, 2, 0x30 } },
+	     { &op_msr, { 0, 0, 0x200, 0x400000000000, 1, 1 } }),
 	CASE("memory types that there are not", VCPU, { &op_msr, { 0, 0, 0x250, 0x8000, 1, 1 } }),
 	CASE("MTRRcap is read only", VCPU, { &op_msr, { 0, 0, 0xfe, 0, 1, 1 } }),
 	CASE("SFMASK's upper half", VCPU, { &op_msr, { 0, 0, 0xc0000084, 0x400000000000, 1, 1 } }),

@@ -148,6 +148,7 @@ const struct op_kind op_xcrs = { "xcrs", 1, xcrs,
 
 static void events(struct world *w, const uint64_t *a)
 {
+	const uint32_t with_error_code = 1 << 8 | 0x1f << 10 | 1 << 17;
 	struct kvm_vcpu_events e;
 
 	if (cpu_call(w, VM, CPU, KVM_GET_VCPU_EVENTS, &e))
@@ -158,6 +159,9 @@ static void events(struct world *w, const uint64_t *a)
 	case 0:
 		e.exception.injected = (uint8_t)a[3] & 1;
 		e.exception.nr = (uint8_t)(a[3] >> 1);
+		/* What was read is of the last exception that KVM had to deliver, and which that is is hardware's affair. */
+		e.exception.has_error_code = e.exception.nr < 32 && with_error_code >> e.exception.nr & 1;
+		e.exception.error_code = 0;
 		break;
 	case 1:
 		e.interrupt.injected = (uint8_t)a[3] & 1;
@@ -407,7 +411,8 @@ const struct op_kind op_translate = { "translate", 1, translate,
 
 static void tsc_khz(struct world *w, const uint64_t *a)
 {
-	long now = world_quiet(w, w->cpu[VM][CPU], KVM_GET_TSC_KHZ, NULL);
+	/* The VM's rate: a vCPU's kernel also remembers those that it refused. */
+	long now = world_quiet(w, w->vm[VM], KVM_GET_TSC_KHZ, NULL);
 
 	say(&w->s, "has a rate %d", now > 0);
 	world_call(w, "KVM_SET_TSC_KHZ", w->cpu[VM][CPU], KVM_SET_TSC_KHZ,
