@@ -100,6 +100,7 @@ struct binding {
 struct world {
 	struct side s; /* transcript and API */
 	size_t run_size;
+	timer_t alarm; /* WORLD_ALARM for the thread that made it; not for a child of its process */
 	int vm[WORLD_VMS];
 	enum world_chips chips[WORLD_VMS];
 	bool can_run[WORLD_VMS]; /* slot 0 is there, and so may a guest be */
@@ -115,7 +116,7 @@ struct world {
 	uint8_t *mem; /* WORLD_MEM bytes */
 };
 
-/* One a process and side, for any number of sequences. 0 or -errno. */
+/* One a process and side, for any number of sequences on this thread. 0 or -errno. */
 int world_create(struct world *w, bool soft);
 void world_destroy(struct world *w);
 /* An empty transcript, one VM, new eventfds and memory; and away with them. */

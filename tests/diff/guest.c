@@ -5,11 +5,8 @@
  * compared at the end.
  */
 #include "diff.h"
-#include <signal.h>
 #include <stdarg.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #define IDT	0x1000u /* 256 gates */
 #define PML4	0x2000u
@@ -355,19 +352,11 @@ static bool say_exit(struct world *w, struct kvm_run *run, unsigned *nmis)
 }
 
 /* A guest that waits for what never comes is ended, and that is told. */
-static void set_alarm(bool on)
+static void set_alarm(struct world *w, bool on)
 {
 	const struct itimerspec half = { .it_value.tv_nsec = 500000000, .it_interval.tv_nsec = 100000000 };
-	static __thread timer_t timer;
-	static __thread bool made;
 
-	if (!made) {
-		struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WORLD_ALARM };
-
-		ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
-		made = !timer_create(CLOCK_MONOTONIC, &ev, &timer);
-	}
-	timer_settime(timer, 0, on ? &half : &(struct itimerspec){ 0 }, NULL);
+	timer_settime(w->alarm, 0, on ? &half : &(struct itimerspec){ 0 }, NULL);
 }
 
 static void guest(struct world *w, const uint64_t *a)
@@ -392,7 +381,7 @@ static void guest(struct world *w, const uint64_t *a)
 	put(&c, 2, 0xe6, PORT_END);
 	if (!prepare(w, vm, cpu))
 		return;
-	set_alarm(true);
+	set_alarm(w, true);
 	for (unsigned n = 0;; n += !is_window(run)) {
 		long r;
 
@@ -412,7 +401,7 @@ static void guest(struct world *w, const uint64_t *a)
 		give_interrupt(w, vm, cpu);
 	}
 	finish(w, vm, cpu);
-	set_alarm(false);
+	set_alarm(w, false);
 	if (nmis)
 		say(&w->s, "NMIs: %u", nmis);
 	say_hex(&w->s, "results", w->mem + RESULTS, STEPS * 8);

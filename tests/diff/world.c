@@ -7,6 +7,8 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FENCE_GSI 4000u
@@ -43,27 +45,41 @@ static void on_alarm(int sig)
 
 int world_create(struct world *w, bool soft)
 {
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WORLD_ALARM };
 	struct sigaction sa = { .sa_handler = on_alarm };
+	int r;
 
 	/* Before a vCPU runs, as softkvm asks for. */
 	sigaction(WORLD_ALARM, &sa, NULL);
 	*w = (struct world){ .s = { .soft = soft } };
 	w->s.api.ops = soft ? &softkvm_ops : &dev_kvm_ops;
 	if (soft) {
-		int r = softkvm_create(&w->s.api.ctx, NULL);
-
+		r = softkvm_create(&w->s.api.ctx, NULL);
 		if (r)
 			return r;
 	}
 	w->s.sys = w->s.api.ops->open(w->s.api.ctx);
-	if (w->s.sys < 0)
-		return w->s.sys;
+	r = MIN(w->s.sys, 0);
+	if (r)
+		goto destroy_context;
+	ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+	if (timer_create(CLOCK_MONOTONIC, &ev, &w->alarm)) {
+		r = -errno;
+		goto close_system;
+	}
 	w->run_size = (size_t)world_quiet(w, w->s.sys, KVM_GET_VCPU_MMAP_SIZE, NULL);
 	return 0;
+close_system:
+	(void)w->s.api.ops->close(w->s.api.ctx, w->s.sys);
+destroy_context:
+	if (soft)
+		softkvm_destroy(w->s.api.ctx);
+	return r;
 }
 
 void world_destroy(struct world *w)
 {
+	timer_delete(w->alarm);
 	(void)w->s.api.ops->close(w->s.api.ctx, w->s.sys);
 	if (w->s.soft)
 		softkvm_destroy(w->s.api.ctx);
