@@ -144,8 +144,9 @@ static int thunk_enter(struct engine_vcpu *v, struct insn_slot *s, const struct 
 	if (v->exit_code == EXITC_THUNK)
 		return X_NEXT;
 	if (v->fault_foreign) {
+		insn_undo(v, in);
 		v->exit->reason = ENGINE_EXIT_INTERNAL;
-		return X_LEAVE;
+		return X_EXIT;
 	}
 	return raise_exc(v, v->fault_vector, v->fault_vector == V_GP || v->fault_vector == V_SS, 0);
 }
@@ -404,7 +405,7 @@ static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 
 /* ---- one instruction, whole ---- */
 
-int insn_step(struct engine_vcpu *v)
+static int step(struct engine_vcpu *v)
 {
 	struct insn_slot *s = NULL;
 	uint32_t old_rf = v->vflags & FL_RF;
@@ -447,4 +448,15 @@ int insn_step(struct engine_vcpu *v)
 		v->vflags &= ~FL_RF;
 	debug_insn_done(v);
 	return r == X_LEAVE && !(v->pending_db && v->exit->reason == ENGINE_EXIT_HLT) ? r : 0;
+}
+
+int insn_step(struct engine_vcpu *v)
+{
+	int r;
+
+	v->step_sp = v->gpr[R_SP];
+	v->in_step = true;
+	r = step(v);
+	v->in_step = false;
+	return r;
 }

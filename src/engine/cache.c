@@ -85,8 +85,10 @@ static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 	struct hmem m;
 	uint8_t *j;
 
-	for (unsigned int i = 0; i < sizeof(caller_saved); i++)
-		e_store(e, gs_gpr(caller_saved[i]), host_reg(caller_saved[i]));
+	/* those that C keeps too: it may not come back (memory_gone()) */
+	e_store(e, gs_gpr(R_AX), H_AX);
+	for (unsigned int i = 0; i < sizeof(kept); i++)
+		e_store(e, gs_gpr(kept[i]), host_reg(kept[i]));
 	e_store(e, F(tmp[1]), S0);
 	e_load(e, H_DI, F(self));
 	e_mov_rr(e, H_SI, S1);
@@ -145,8 +147,11 @@ static void stubs_emit(struct cache *c)
 	STUB(s_attn, EXITC_ATTN, true, false);
 	STUB(s_miss, EXITC_MISS, true, false);
 	STUB(s_thunk, EXITC_THUNK, false, false);
-	STUB(s_fault, EXITC_FAULT, false, false);
+	STUB(s_fault_end, EXITC_FAULT, false, false);
 #undef STUB
+	c->s_fault = (uint32_t)(e.p - c->rw);
+	e_store(&e, F(tmp[2]), S2); /* for insn_undo() */
+	e_jmp_to(&e, c->rw + c->s_fault_end);
 	c->s_tlb = (uint32_t)(e.p - c->rw);
 	emit_tlb(&e, exit_noflags);
 	/* a return beyond the bottom of the return stack: the bottom is still there */

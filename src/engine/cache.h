@@ -62,7 +62,7 @@ struct block {
 	uint16_t len;		/* guest bytes */
 	uint8_t n_faults, n_links;
 	uint32_t entry[ENTRY_COUNT]; /* code offsets */
-	uint32_t end : 31, dead : 1;
+	uint32_t end : 30, dead : 1, head : 1; /* code offset; head: a backward jump led here first */
 	uint32_t fault0, link0;
 	uint32_t hash_next, page_next; /* blocks */
 	uint32_t incoming;	/* the first link that is chained to this block */
@@ -119,7 +119,7 @@ struct cache {
 	uint64_t sum_key[4]; /* random: of the sums of pages */
 	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
-	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_tlb, s_thunk, s_under, s_jump;
+	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_fault_end, s_tlb, s_thunk, s_under, s_jump;
 	uint32_t thunks;
 };
 
@@ -177,7 +177,20 @@ static inline void *cache_enter_pc(const struct cache *c, const struct block *b)
  * NULL: execute one instruction in C */
 struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *e, uint32_t mode, bool head);
 
+/*
+ * Whose code in block b is at this code offset? Nothing is kept to tell: the block is made once more,
+ * without writing anything. False: its guest code is not what it was.
+ */
+struct located {
+	uint64_t rip;
+	struct insn in;
+	bool flags_saved; /* guest flags are in flsave there */
+};
+bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct located *l);
+
 /* reencode.c */
+/* What the code of an instruction keeps elsewhere while it accesses memory: put it back. */
+void insn_undo(struct engine_vcpu *v, const struct insn *in);
 /* Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). free_regs: mask of
  * S0..S2 that may be used. Returns false if it cannot be done. fault: receives the code address of
  * the instruction itself. */

@@ -291,6 +291,9 @@ struct engine_vcpu {
 	uint8_t fault_vector;
 	bool fault_foreign;	/* a fault that is not the guest's */
 	void *recover[5];	/* engine_run()'s: where a fault on guest memory in its C ends */
+	uint64_t step_sp;	/* RSP before the instruction or event in hand, */
+	bool in_step;		/* if there is one */
+	uint32_t miss_site;	/* the site that tlb_miss() is for, 0: it does not run */
 	bool split_locked;	/* vm->split_lock is ours */
 
 	/* requests from other vCPUs (smp.c) */

@@ -72,6 +72,7 @@ static bool wants_load(const struct insn *in, const struct insn_reg *r)
 /*
  * ah…bh cannot be named in an instruction with a REX prefix. Free it of the
  * need: address memory through RBP, or let RBP stand for a renamed register.
+ * With memory S2 is free, and keeps RBP: insn_undo() relies on it.
  */
 static bool reencode_high8(struct emit *e, const struct insn *in, const struct hmem *mem,
 			   unsigned int free_regs)
@@ -150,4 +151,16 @@ bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem
 		if (a.used[i].store)
 			e_store(e, gs_gpr((unsigned int)a.used[i].g), a.used[i].h);
 	return true;
+}
+
+void insn_undo(struct engine_vcpu *v, const struct insn *in)
+{
+	if (in->kind == K_STRING) {
+		/* translate_string.c: host addresses, by what is in tmp */
+		v->gpr[R_DI] -= v->tmp[0];
+		if ((in->opcode & 0xfe) == 0xa4)
+			v->gpr[R_SI] -= v->tmp[1];
+	} else if (in->kind == K_GENERIC && in->has_mem && in->reg.on && in->reg.high8) {
+		v->gpr[R_BP] = v->tmp[2]; /* S2, from the stub */
+	}
 }

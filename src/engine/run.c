@@ -138,7 +138,18 @@ static int event_inject(struct engine_vcpu *v, uint8_t vector, bool soft, bool h
 {
 	int r;
 
+	/* it stays to be delivered if memory_gone() ends this */
+	v->event.valid = true;
+	v->event.kind = external ? 0 : vector == V_NMI ? 1 : soft ? 3 : 2;
+	v->event.vector = vector;
+	v->event.soft = soft;
+	v->event.has_error = has_error;
+	v->event.error = error;
+	v->step_sp = v->gpr[R_SP];
+	v->in_step = true;
 	r = event_deliver(v, vector, soft, has_error && !is_real(v), error, v->rip + len, external);
+	v->in_step = false;
+	v->event.valid = false;
 	if (r == X_JUMP)
 		return 0;
 	return r == X_FAULT ? exc_inject(v) : r;
@@ -227,6 +238,7 @@ static int block_fault(struct engine_vcpu *v)
 	struct cache *c = v->cache;
 	struct block *b = cache_by_host(c, v->fault_host);
 	uint32_t off = (uint32_t)(v->fault_host - (uint64_t)c->rx);
+	struct located l;
 
 	if (b && !v->fault_foreign)
 		for (uint32_t i = 0; i < b->n_faults; i++) {
@@ -241,9 +253,15 @@ static int block_fault(struct engine_vcpu *v)
 			return exc_inject(v);
 		}
 	v->exit->reason = ENGINE_EXIT_INTERNAL;
-	v->exit->rip = b ? b->rip : 0;
-	if (b && v->fault_foreign)
+	if (b && block_locate(v, b, off, &l)) {
+		if (l.flags_saved)
+			v->hflags = v->flsave;
+		v->rip = l.rip;
+		insn_undo(v, &l.in);
+	} else if (b) {
 		v->rip = b->rip;
+	}
+	v->exit->rip = v->rip;
 	return X_LEAVE;
 }
 
@@ -417,9 +435,22 @@ static void shutdown_text(struct engine_vcpu *v, struct engine_exit *x)
 		       (unsigned long long)v->cr2);
 }
 
-/* The C code that met a fault on guest memory will not come back. */
+/* The C code that met a fault on guest memory will not come back: the instruction has done nothing. */
 static void memory_gone(struct engine_vcpu *v)
 {
+	struct cache *c = v->cache;
+
+	if (v->in_step)
+		v->gpr[R_SP] = v->step_sp;
+	v->in_step = false;
+	if (v->miss_site) {
+		struct site *s = &c->sites[v->miss_site];
+
+		v->rip = cache_by_host(c, (uint64_t)cache_rx(c, s->retry))->rip + s->rip;
+		if (s->flags_saved)
+			v->hflags = v->flsave;
+		v->miss_site = 0;
+	}
 	if (v->split_locked) {
 		v->split_locked = false;
 		mutex_unlock(&v->vm->split_lock);

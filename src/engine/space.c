@@ -87,7 +87,7 @@ static void span_begin(struct cache *c, unsigned int i)
 	/* index 0 means none */
 	c->n_blocks = i * SPAN_BLOCKS + !i;
 	c->n_links = i * SPAN_LINKS + !i;
-	c->n_sites = i * SPAN_SITES;
+	c->n_sites = i * SPAN_SITES + !i;
 	c->n_faults = i * SPAN_FAULTS;
 	c->span[i].n_blocks = c->n_blocks;
 }

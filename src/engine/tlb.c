@@ -275,10 +275,14 @@ void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 	struct site *s = &v->cache->sites[site];
 	struct tlb_entry *t = &v->tlb[s->mode][s->write ? TLB_W : TLB_R][tlb_index(lin, s->cls)];
 	struct pageref r;
+	bool ok;
 
-	if ((lin & 4095) + s->size <= 4096 && is_canonical(lin) && (!s->ahead || unseen(v, lin, s)) &&
-	    page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
-	    t->tag == (uint64_t)((int64_t)lin >> 12))
+	v->miss_site = site;
+	ok = (lin & 4095) + s->size <= 4096 && is_canonical(lin) && (!s->ahead || unseen(v, lin, s)) &&
+	     page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
+	     t->tag == (uint64_t)((int64_t)lin >> 12);
+	v->miss_site = 0;
+	if (ok)
 		return cache_rx(v->cache, s->retry);
 	if (s->split)
 		return cache_rx(v->cache, s->retry + s->split);

@@ -553,6 +553,7 @@ static void body_emit(struct tr *t)
 
 		t->after_sti = sti;
 		t->n_acc = 0;
+		probe_note(t);
 		for (unsigned int k = 0; k < t->n_groups; k++)
 			if (t->groups[k].check == t->i && t->groups[k].first > t->i && !t->groups[k].done)
 				(void)group_check_emit(t, &t->groups[k]);
@@ -591,6 +592,44 @@ static void body_emit(struct tr *t)
 	link_emit(t, -1, t->rip);
 }
 
+/* Make the block t->b of the code at p, `room` bytes to the end of the page, at t->e. */
+static void block_emit(struct tr *t, struct engine_vcpu *v, const uint8_t *p, unsigned int room)
+{
+	struct block *b = t->b;
+
+	t->v = v;
+	t->c = v->cache;
+	t->split = b->mode & MODE_SPLIT;
+	t->n_late = 0;
+	t->saved = t->after_sti = t->ended = false;
+	t->fpu_out = NULL;
+	t->i = 0;
+	b->n_faults = b->n_links = 0;
+	b->link0 = t->c->n_links;
+	b->fault0 = t->c->n_faults;
+	b->len = (uint16_t)decode_block(t, p, room, b->head);
+	if (!t->n) /* an instruction across pages: only a way to C */
+		b->len = (uint16_t)room;
+	liveness(t);
+	t->mode = b->mode & ~MODE_SPLIT;
+	groups_plan(t);
+	t->back = NULL;
+	t->loop = loop_plan(t);
+	entries_emit(t);
+	t->head = NULL;
+	scratch_forget(t);
+	body_emit(t);
+	if (t->back && loop_head_emit(t)) {
+		t->back = NULL;
+		body_emit(t);
+		if (t->back)
+			e_patch(&t->e, t->back, t->head);
+	}
+	late_emit(t);
+	fpu_out_emit(t);
+	links_finish(t);
+}
+
 struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode, bool head)
 {
 	struct cache *c = v->cache;
@@ -609,40 +648,13 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	if (c->generation != generation)
 		return NULL; /* what is mapped here may have changed: one step in C, then again */
 	space_reserve(v);
-	t.v = v;
-	t.c = c;
+	t.probe = 0;
 	t.b = &c->blocks[c->n_blocks];
-	t.split = mode & MODE_SPLIT;
-	t.n_late = 0;
-	t.saved = t.after_sti = t.ended = false;
-	t.fpu_out = NULL;
-	t.i = 0;
-	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .link0 = c->n_links,
-			      .fault0 = c->n_faults};
-	t.b->len = (uint16_t)decode_block(&t, page + off, 4096 - off, head && !t.split);
-	if (!t.n) /* an instruction across pages: only a way to C */
-		t.b->len = (uint16_t)(4096 - off);
+	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .head = head && !(mode & MODE_SPLIT)};
 	c->pos = (c->pos + 15) & ~15u;
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
-	liveness(&t);
-	t.mode = mode & ~MODE_SPLIT;
-	groups_plan(&t);
-	t.back = NULL;
-	t.loop = loop_plan(&t);
-	entries_emit(&t);
-	t.head = NULL;
-	scratch_forget(&t);
-	body_emit(&t);
-	if (t.back && loop_head_emit(&t)) {
-		t.back = NULL;
-		body_emit(&t);
-		if (t.back)
-			e_patch(&t.e, t.back, t.head);
-	}
-	late_emit(&t);
-	fpu_out_emit(&t);
-	links_finish(&t);
+	block_emit(&t, v, page + off, 4096 - off);
 	if (t.e.p > t.e.end || !cache_add(v, t.b, page))
 		return NULL;
 	v->stats.code_bytes += (uint64_t)(t.e.p - (c->rw + c->pos));
@@ -653,4 +665,59 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	v->stats.insns += t.n;
 	v->translate_tsc += __builtin_ia32_rdtsc() - t0;
 	return t.b;
+}
+
+/* Tables for a block that is made only to see where its code would be. */
+struct scratch {
+	struct link links[2 * BLOCK_MAX + GROUP_MAX];
+	struct site sites[4 * BLOCK_MAX + GROUP_MAX];
+	struct fault_at faults[2 * BLOCK_MAX];
+};
+
+bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct located *l)
+{
+	struct slot *s = slot_find(v, b->gpa);
+	struct cache *c = v->cache;
+	struct link *links = c->links;
+	struct site *sites = c->sites;
+	struct fault_at *faults = c->faults;
+	uint32_t n_links = c->n_links, n_sites = c->n_sites, n_faults = c->n_faults;
+	unsigned int room = 4096 - (unsigned int)(b->gpa & 4095);
+	struct block made = *b;
+	struct scratch own;
+	struct tr t;
+	bool ok;
+
+	if (!s)
+		return false;
+	fpu_put(v);
+	c->links = own.links;
+	c->sites = own.sites;
+	c->faults = own.faults;
+	/* the first time to learn where it begins; nothing is written behind `end` */
+	t.b = b;
+	t.probe = 0;
+	t.e.p = t.e.end = c->rw;
+	for (unsigned int pass = 0; pass < 2; pass++) {
+		c->n_links = c->n_sites = c->n_faults = 0;
+		block_emit(&t, v, s->host + (b->gpa - s->gpa), room);
+		if (!pass) {
+			t.e.p = t.e.end = c->rw + (made.entry[ENTRY_IND] - b->entry[ENTRY_IND]);
+			t.probe = off;
+			t.probe_i = 0;
+			t.probe_rip = 0;
+		}
+	}
+	/* the guest may have changed it in the meantime */
+	ok = t.probe_rip && tr_off(&t) == made.end && b->len == made.len && t.probe_i < t.n;
+	c->links = links;
+	c->sites = sites;
+	c->faults = faults;
+	c->n_links = n_links;
+	c->n_sites = n_sites;
+	c->n_faults = n_faults;
+	*b = made;
+	if (ok)
+		*l = (struct located){.rip = t.probe_rip, .in = t.in[t.probe_i], .flags_saved = t.probe_saved};
+	return ok;
 }

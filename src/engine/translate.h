@@ -78,6 +78,11 @@ struct tr {
 	bool ended;
 	struct late late[4 * BLOCK_MAX + GROUP_MAX];
 	unsigned int n_late;
+	/* block_locate(): which instruction's code is at this offset (0: nobody asks), flags saved? */
+	uint32_t probe;
+	unsigned int probe_i;
+	uint64_t probe_rip;
+	bool probe_saved;
 };
 
 static inline uint32_t tr_off(const struct tr *t)
@@ -88,6 +93,16 @@ static inline uint32_t tr_off(const struct tr *t)
 static inline bool flat32(const struct tr *t)
 {
 	return !(t->mode & MODE_64);
+}
+
+/* From here on code is of the present instruction, with the flags where they are now. */
+static inline void probe_note(struct tr *t)
+{
+	if (t->probe && tr_off(t) <= t->probe) {
+		t->probe_i = t->i;
+		t->probe_rip = t->rip;
+		t->probe_saved = t->saved;
+	}
 }
 
 /* translate_mem.c */

@@ -22,6 +22,7 @@ void flags_save(struct tr *t)
 	e_rm(e, 0x89, false, H_AX, &m);
 	e_mov_rr(e, H_AX, S2);
 	t->saved = true;
+	probe_note(t);
 }
 
 void flags_restore(struct tr *t)
@@ -39,6 +40,7 @@ void flags_restore(struct tr *t)
 	e1(e, 0x9e); /* sahf */
 	e_load(e, H_AX, GS_MEM(tmp[3]));
 	t->saved = false;
+	probe_note(t);
 }
 
 void flags_free(struct tr *t)

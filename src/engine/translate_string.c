@@ -50,9 +50,10 @@ bool string_emit(struct tr *t, const struct insn *in)
 	if (w > 1)
 		e_shift(e, 4, S0, (uint8_t)__builtin_ctz(w));
 	run_lookup(t, H_DI, true, &out[n++]);
+	e_store(e, GS_MEM(tmp[0]), S1); /* for insn_undo() too */
 	if (movs) {
-		e_store(e, GS_MEM(tmp[0]), S1);
 		run_lookup(t, H_SI, false, &out[n++]);
+		e_store(e, GS_MEM(tmp[1]), S1);
 		sum.base = H_SI;
 		e_lea(e, H_SI, sum, true);
 		e_load(e, S2, GS_MEM(tmp[0]));
