@@ -301,7 +301,7 @@ static uint64_t granule_sum(const struct cache *c, const uint8_t *page, unsigned
 	return a * (k[0] | 1);
 }
 
-bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
+bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page, uint64_t granules)
 {
 	struct cache *c = v->cache;
 	unsigned int h = block_hash(b->gpa, b->rip, b->mode);
@@ -326,10 +326,13 @@ bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page)
 		*slot = p;
 	}
 	for (unsigned int g = from / 64; g <= to / 64 && g < 64; g++)
-		if (!(p->granules >> g & 1)) {
-			p->granules |= 1ull << g;
-			p->sum ^= granule_sum(c, host_page, g);
-		}
+		granules |= 1ull << g;
+	for (granules &= ~p->granules; granules; granules &= granules - 1) {
+		unsigned int g = (unsigned int)__builtin_ctzll(granules);
+
+		p->granules |= 1ull << g;
+		p->sum ^= granule_sum(c, host_page, g);
+	}
 	b->page_next = p->blocks;
 	p->blocks = (uint32_t)(b - c->blocks);
 	b->hash_next = c->hash[h];

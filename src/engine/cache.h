@@ -137,8 +137,9 @@ void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host);
 /* The block for (gpa, rip, mode), NULL if there is none. */
 struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode);
 struct block *cache_by_host(struct cache *c, uint64_t host);
-/* Enter a finished block into hash and page; host: the guest page. False: no memory, forget it. */
-bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page);
+/* Enter a finished block into hash and page; host: the guest page; granules: what it was made from
+ * besides its own bytes. False: no memory, forget it. */
+bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page, uint64_t granules);
 void cache_chain(struct cache *c, struct link *l, struct block *to);
 void cache_unchain(struct cache *c, struct link *l);
 

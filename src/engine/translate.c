@@ -26,19 +26,6 @@ static uint8_t *miss_stub(struct tr *t, uint32_t stub)
 	return at;
 }
 
-/* Kinds that always leave the block, or that C always executes. */
-static bool ends_block(const struct insn *in)
-{
-	switch ((enum insn_kind)in->kind) {
-	case K_GENERIC: case K_NOP: case K_LEA: case K_BT: case K_PUSH: case K_POP: case K_LEAVE:
-	case K_PUSHF: case K_CLI: case K_STI: case K_CLD: case K_STD: case K_STAC: case K_CLAC:
-	case K_SWAPGS: case K_RDTSC: case K_RDBASE: case K_RDSEL:
-		return false;
-	default:
-		return true;
-	}
-}
-
 /*
  * Is the first thing that the block does with the flags that come in to put them
  * away (for a look-up, or for an indirect jump)? Then it may as well begin with
@@ -455,11 +442,12 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 	}
 }
 
-#define LOOP_EXITS 3 /* conditional jumps out of a loop that one block may have */
+#define EXITS	   2 /* conditional jumps that a block goes on behind */
+#define LOOP_EXITS 3 /* the same, if a backward jump has asked for it */
 
 /*
- * A block that a backward jump has asked for goes on behind conditional jumps, if one of the next
- * comes back to its begin: the loop is one block then. Else it ends with the first, as all do.
+ * A block that a backward jump has asked for ends with the jump back to its begin, if there is one:
+ * the loop is one block then. Else it ends with the first conditional jump.
  */
 static void loop_end(struct tr *t)
 {
@@ -485,7 +473,7 @@ static void loop_end(struct tr *t)
 static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int room, bool head)
 {
 	unsigned int code = t->b->mode & MODE_64 ? 8 : 4, max = t->b->mode & MODE_STEP ? 1 : BLOCK_MAX;
-	unsigned int off = 0, exits = head ? LOOP_EXITS : 0;
+	unsigned int off = 0, exits = head ? LOOP_EXITS : EXITS;
 	bool sti = false;
 
 	for (t->n = 0; t->n < max && off < room; t->n++) {
@@ -506,24 +494,6 @@ static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int ro
 	for (unsigned int i = 0; i < t->n; i++)
 		off += t->in[i].len;
 	return off;
-}
-
-static void liveness(struct tr *t)
-{
-	uint32_t live = FL_ARITH;
-
-	t->live[t->n] = live;
-	for (unsigned int i = t->n; i-- > 0;) {
-		const struct insn *in = &t->in[i];
-
-		if (ends_block(in))
-			live = FL_ARITH;
-		else if (in->kind == K_PUSHF)
-			live = FL_ARITH;
-		else
-			live = in->f_read | (live & ~in->f_kill);
-		t->live[i] = live;
-	}
 }
 
 /* Kinds whose code says itself when it takes S0 or S1. */
@@ -610,7 +580,7 @@ static void block_emit(struct tr *t, struct engine_vcpu *v, const uint8_t *p, un
 	b->len = (uint16_t)decode_block(t, p, room, b->head);
 	if (!t->n) /* an instruction across pages: only a way to C */
 		b->len = (uint16_t)room;
-	liveness(t);
+	liveness(t, p - (b->gpa & 4095));
 	t->mode = b->mode & ~MODE_SPLIT;
 	groups_plan(t);
 	t->back = NULL;
@@ -655,7 +625,7 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
 	block_emit(&t, v, page + off, 4096 - off);
-	if (t.e.p > t.e.end || !cache_add(v, t.b, page))
+	if (t.e.p > t.e.end || !cache_add(v, t.b, page, t.peeked))
 		return NULL;
 	v->stats.code_bytes += (uint64_t)(t.e.p - (c->rw + c->pos));
 	c->pos = (uint32_t)(t.e.p - c->rw);

@@ -53,6 +53,7 @@ struct tr {
 	struct block *b;
 	struct insn in[BLOCK_MAX];
 	uint32_t live[BLOCK_MAX + 1]; /* arithmetic flags needed before instruction i */
+	uint64_t peeked;	      /* granules of the page that live[] depends on besides */
 	unsigned int n, i;	      /* all; the one being emitted */
 	uint64_t rip;		      /* of the one being emitted */
 	uint32_t mode;		      /* as it stands there */
@@ -104,6 +105,10 @@ static inline void probe_note(struct tr *t)
 		t->probe_saved = t->saved;
 	}
 }
+
+/* translate_live.c */
+bool ends_block(const struct insn *in); /* always leaves the block, or C always executes it */
+void liveness(struct tr *t, const uint8_t *page); /* live[], from all of in[] and of the page */
 
 /* translate_mem.c */
 void flags_save(struct tr *t);	  /* if they are in the processor */
