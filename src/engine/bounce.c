@@ -251,10 +251,9 @@ static int xlat(struct engine_vcpu *v, const struct insn *in)
 	return r;
 }
 
-static int insn_exec(struct engine_vcpu *v, struct insn_slot *s)
+/* s: where its thunk is; only what the host can run needs one. */
+static int insn_exec(struct engine_vcpu *v, const struct insn *in, struct insn_slot *s)
 {
-	const struct insn *in = &s->in;
-
 	switch ((enum insn_kind)in->kind) {
 	case K_UD:
 		return raise_ud(v);
@@ -405,31 +404,28 @@ static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 
 /* ---- one instruction, whole ---- */
 
-static int step(struct engine_vcpu *v)
+static void step_begin(struct engine_vcpu *v)
 {
-	struct insn_slot *s = NULL;
-	uint32_t old_rf = v->vflags & FL_RF;
-	int r;
-
+	v->step_sp = v->gpr[R_SP];
+	v->in_step = true;
 	v->stats.bounced++;
 	v->shadow_new = 0;
 	v->replay_i = 0;
 	v->bp_hit = 0;
 	v->step_tf = v->vflags & FL_TF;
-	if (debug_fetch(v))
-		r = X_FAULT;
-	else
-		r = insn_fetch(v, &s);
-	if (!r)
-		r = insn_exec(v, s);
+}
+
+/* in: NULL if it could not be fetched; old_rf: RF before it. */
+static int step_end(struct engine_vcpu *v, const struct insn *in, int r, uint32_t old_rf)
+{
 	switch (r) {
 	case X_NEXT:
 	case X_LEAVE:
-		if (r == X_LEAVE && !s)
+		if (r == X_LEAVE && !in)
 			return r;
-		v->rip += s->in.len;
+		v->rip += in->len;
 		if (!(v->mode & MODE_64))
-			v->rip &= s->in.code == 2 ? 0xffff : 0xffffffffu;
+			v->rip &= in->code == 2 ? 0xffff : 0xffffffffu;
 		break;
 	case X_JUMP:
 		break;
@@ -442,9 +438,9 @@ static int step(struct engine_vcpu *v)
 	}
 	v->replay_n = 0;
 	v->shadow = v->shadow_new;
-	if (r == X_JUMP && s->in.kind == K_STRING && v->bp_on)
+	if (r == X_JUMP && in->kind == K_STRING && v->bp_on)
 		v->vflags |= FL_RF; /* it goes on: its own breakpoint was met */
-	else if (old_rf && s->in.kind != K_IRET)
+	else if (old_rf && in->kind != K_IRET)
 		v->vflags &= ~FL_RF;
 	debug_insn_done(v);
 	return r == X_LEAVE && !(v->pending_db && v->exit->reason == ENGINE_EXIT_HLT) ? r : 0;
@@ -452,11 +448,28 @@ static int step(struct engine_vcpu *v)
 
 int insn_step(struct engine_vcpu *v)
 {
+	struct insn_slot *s = NULL;
+	uint32_t old_rf = v->vflags & FL_RF;
 	int r;
 
-	v->step_sp = v->gpr[R_SP];
-	v->in_step = true;
-	r = step(v);
+	step_begin(v);
+	if (debug_fetch(v))
+		r = X_FAULT;
+	else
+		r = insn_fetch(v, &s);
+	if (!r)
+		r = insn_exec(v, &s->in, s);
+	r = step_end(v, s ? &s->in : NULL, r, old_rf);
+	v->in_step = false;
+	return r;
+}
+
+int insn_step_known(struct engine_vcpu *v, const struct insn *in)
+{
+	int r;
+
+	step_begin(v);
+	r = step_end(v, in, insn_exec(v, in, NULL), 0);
 	v->in_step = false;
 	return r;
 }

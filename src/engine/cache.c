@@ -20,6 +20,15 @@ static void store32(struct emit *e, struct hmem m, uint32_t imm)
 	e4(e, imm);
 }
 
+/* An empty return stack below RSP; at its bottom the way for a return that no call was seen of. */
+static void emit_return_stack(struct emit *e)
+{
+	e_alu_imm(e, 4, true, H_SP, -(int32_t)RETURN_STACK);
+	e_alu_imm(e, 5, true, H_SP, 16);
+	e_load(e, H_AX, F(under));
+	e_store(e, at(H_SP, 0), H_AX);
+}
+
 /* C → guest: save what C wants kept, load the guest, jump. SysV ABI: rdi = vcpu, rsi = code. */
 static void emit_enter(struct emit *e)
 {
@@ -30,13 +39,8 @@ static void emit_enter(struct emit *e)
 		e1(e, pushes[i]);
 	e_alu_imm(e, 5, true, H_SP, 8);
 	e_store(e, F(enter_pc), H_SI);
-	/* the return stack; at its bottom the way for a return that no call was seen of */
 	e_store(e, F(host_sp), H_SP);
-	e_alu_imm(e, 4, true, H_SP, -(int32_t)RETURN_STACK);
-	e_alu_imm(e, 5, true, H_SP, 16);
-	m = F(under);
-	e_load(e, H_AX, m);
-	e_store(e, at(H_SP, 0), H_AX);
+	emit_return_stack(e);
 	e_load(e, S0, F(rip)); /* for ENTRY_IND */
 	/* flags: AL + 127 overflows exactly if AL = 1 */
 	m = F(hflags);
@@ -51,10 +55,19 @@ static void emit_enter(struct emit *e)
 	e_rm(e, 0xff, false, 4, &m);
 }
 
+static void emit_leave(struct emit *e)
+{
+	static const uint8_t pops[] = {0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3};
+
+	e_load(e, H_SP, F(host_sp));
+	e_alu_imm(e, 0, true, H_SP, 8);
+	for (unsigned int i = 0; i < sizeof(pops); i++)
+		e1(e, pops[i]);
+}
+
 /* guest → C. with_flags: the host's flags are the guest's. */
 static void emit_exit(struct emit *e, bool with_flags)
 {
-	static const uint8_t pops[] = {0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3};
 	struct hmem m;
 
 	e_store(e, gs_gpr(R_AX), H_AX);
@@ -69,10 +82,7 @@ static void emit_exit(struct emit *e, bool with_flags)
 	}
 	for (unsigned int i = 0; i < sizeof(kept); i++)
 		e_store(e, gs_gpr(kept[i]), host_reg(kept[i]));
-	e_load(e, H_SP, F(host_sp));
-	e_alu_imm(e, 0, true, H_SP, 8);
-	for (unsigned int i = 0; i < sizeof(pops); i++)
-		e1(e, pops[i]);
+	emit_leave(e);
 }
 
 /*
@@ -107,6 +117,35 @@ static void emit_tlb(struct emit *e, const uint8_t *exit_noflags)
 	e_rr(e, 0xff, false, 4, S2); /* jmp */
 	e_patch_here(e, j);
 	e_jmp_to(e, exit_noflags);
+}
+
+/*
+ * C executes the instruction at S0 that S2 points at the decoding of, with all state where it wants
+ * it; flags are in flsave. The return stack is thrown away as on every way to C.
+ */
+static void emit_step(struct emit *e)
+{
+	struct hmem m = F(step_fn);
+	uint8_t *leave;
+
+	e_store(e, F(rip), S0);
+	e_store(e, gs_gpr(R_AX), H_AX);
+	for (unsigned int i = 0; i < sizeof(kept); i++)
+		e_store(e, gs_gpr(kept[i]), host_reg(kept[i]));
+	e_load(e, H_DI, F(self));
+	e_mov_rr(e, H_SI, S2);
+	e_load(e, H_SP, F(host_sp));
+	emit_return_stack(e);
+	e_rm(e, 0xff, false, 2, &m); /* call */
+	e_rr(e, 0x84, false, H_AX, H_AX);
+	leave = e_jcc(e, 4);
+	e_load(e, S0, F(rip));
+	e_load(e, H_AX, gs_gpr(R_AX));
+	for (unsigned int i = 0; i < sizeof(kept); i++)
+		e_load(e, host_reg(kept[i]), gs_gpr(kept[i]));
+	jump_emit(e, 4);
+	e_patch_here(e, leave);
+	emit_leave(e);
 }
 
 void jump_emit(struct emit *e, int op)
@@ -154,6 +193,8 @@ static void stubs_emit(struct cache *c)
 	e_jmp_to(&e, c->rw + c->s_fault_end);
 	c->s_tlb = (uint32_t)(e.p - c->rw);
 	emit_tlb(&e, exit_noflags);
+	c->s_step = (uint32_t)(e.p - c->rw);
+	emit_step(&e);
 	/* a return beyond the bottom of the return stack: the bottom is still there */
 	c->s_under = (uint32_t)(e.p - c->rw);
 	e_lea(&e, H_SP, at(H_SP, -8), true);

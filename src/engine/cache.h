@@ -119,7 +119,8 @@ struct cache {
 	uint64_t sum_key[4]; /* random: of the sums of pages */
 	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
-	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_fault_end, s_tlb, s_thunk, s_under, s_jump;
+	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_fault_end, s_tlb, s_step, s_thunk, s_under,
+		s_jump;
 	uint32_t thunks;
 };
 

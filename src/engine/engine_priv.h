@@ -196,6 +196,7 @@ enum exit_code {
 	EXITC_THUNK,	 /* bounce executor: instruction done */
 	EXITC_FAULT,	 /* host fault: fault_* tell */
 	EXITC_MISS,	 /* entry check failed: look rip up */
+	EXITC_STEPPED,	 /* C was called for an instruction and will not go on: step_result */
 };
 
 #define INSN_CACHE 2048
@@ -225,7 +226,7 @@ struct engine_vcpu {
 	uint32_t in_thunk;
 	uint32_t exit_arg;
 	void *bounce;		/* host address of the memory operand (thunks) */
-	void *fill_fn;
+	void *fill_fn, *step_fn; /* what translated code calls: tlb_miss(), step_called() */
 	void *enter_stub;
 	void *under; /* what is at the bottom of the return stack */
 	uint64_t host_sp; /* of the frame below the return stack */
@@ -272,6 +273,7 @@ struct engine_vcpu {
 	bool nmi_masked;
 	bool halted;
 	uint8_t shadow_new;	/* set by the instruction in flight */
+	int step_result;	/* EXITC_STEPPED: as insn_step() returns */
 	uint64_t pending_db;	/* DR6 bits for a trap after this instruction */
 	uint64_t bp_hit;	/* breakpoints that the instruction in flight has met */
 	bool step_tf;		/* it ends with a single-step trap */
@@ -437,11 +439,12 @@ bool cr0_valid(uint64_t cr0);
 #endif
 
 /* fpu.c */
+struct insn;
 void code_enter(struct engine_vcpu *v, void *code, bool fpu); /* run translated code */
 void *tlb_miss_eager(struct engine_vcpu *v, uint64_t lin, uint32_t site);
+bool step_called_eager(struct engine_vcpu *v, const struct insn *in);
 void fpu_get(struct engine_vcpu *v); /* state → processor, if it is not there */
 void fpu_put(struct engine_vcpu *v); /* processor → state */
-struct insn;
 int fpu_exec(struct engine_vcpu *v, const struct insn *in);
 
 /* mmu.c */
@@ -609,6 +612,8 @@ int dr_write(struct engine_vcpu *v, unsigned int n, uint64_t val);
 
 /* bounce.c: the executor of single instructions */
 int insn_step(struct engine_vcpu *v); /* the instruction at RIP, whole: events included */
+/* The same for one that a block knows, of a kind that needs no thunk; nothing that must_step() is about. */
+int insn_step_known(struct engine_vcpu *v, const struct insn *in);
 int ea_linear(struct engine_vcpu *v, const struct insn *in, unsigned int size, bool write, uint64_t *lin);
 uint64_t ea_offset(const struct engine_vcpu *v, const struct insn *in);
 uint64_t gpr_get(const struct engine_vcpu *v, unsigned int g, unsigned int width, bool high8);
@@ -643,6 +648,9 @@ void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
 void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa, unsigned int len);
 /* True if a write tag may be set; notes it in the page's word. */
 bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
+
+/* run.c: called by translated code for an instruction that C executes. True: go on at RIP. */
+bool step_called(struct engine_vcpu *v, const struct insn *in);
 
 /* fault.c */
 void fault_thread_set(struct engine_vcpu *v);

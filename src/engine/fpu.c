@@ -60,6 +60,16 @@ NO_TSAN void *tlb_miss_eager(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 	return r;
 }
 
+NO_TSAN bool step_called_eager(struct engine_vcpu *v, const struct insn *in)
+{
+	bool on;
+
+	fpu_put(v);
+	on = step_called(v, in);
+	fpu_put(v);
+	return on;
+}
+
 static uint64_t *image_bv(struct engine_vcpu *v)
 {
 	return (uint64_t *)(v->xsave + OFF_BV);

@@ -77,6 +77,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->born_tsc = __builtin_ia32_rdtsc();
 	v->born_ns = clock_ns();
 	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;
+	v->step_fn = ENGINE_EAGER_FPU ? (void *)step_called_eager : (void *)step_called;
 	mutex_init(&v->req_lock);
 	v->insns = mmap(NULL, insn_slots_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	r = -ENOMEM;
@@ -335,6 +336,38 @@ static int look_in(struct engine_vcpu *v, struct link *l, uint32_t split)
 	return X_JUMP;
 }
 
+static bool must_step(const struct engine_vcpu *v)
+{
+	return !(v->mode & (MODE_64 | MODE_FLAT32)) || v->shadow || v->replay_n ||
+	       (v->vflags & (FL_TF | FL_RF)) || v->bp_on || (v->mode & MODE_ALIGN) ||
+	       (v->debug & (ENGINE_DEBUG_STEP | ENGINE_DEBUG_SLOW));
+}
+
+/* What STI has asked for at the end of its block (docs/ENGINE.md, "Attention word"). */
+static void sti_end(struct engine_vcpu *v)
+{
+	if (v->mode & MODE_ATTN) {
+		v->mode &= ~MODE_ATTN;
+		v->attn_local = 1;
+	}
+}
+
+static bool event_waits(const struct engine_vcpu *v)
+{
+	return v->event.valid || v->pending_db || v->nmi_pending || v->attn_local || (v->irq_wait && can_take(v));
+}
+
+/* The attention word is looked at by the block that comes next. */
+bool step_called(struct engine_vcpu *v, const struct insn *in)
+{
+	v->hflags = v->flsave;
+	sti_end(v);
+	v->step_result = insn_step_known(v, in);
+	v->flsave = v->hflags;
+	v->exit_code = EXITC_STEPPED;
+	return !v->step_result && !event_waits(v) && !must_step(v);
+}
+
 static int block_run(struct engine_vcpu *v)
 {
 	struct cache *c = v->cache;
@@ -353,10 +386,7 @@ static int block_run(struct engine_vcpu *v)
 		l = NULL;
 		split = 0;
 		v->stats.exits++;
-		if (v->mode & MODE_ATTN) {
-			v->mode &= ~MODE_ATTN;
-			v->attn_local = 1;
-		}
+		sti_end(v);
 		switch (v->exit_code) {
 		case EXITC_LINK:
 			l = &c->links[v->exit_arg];
@@ -374,6 +404,8 @@ static int block_run(struct engine_vcpu *v)
 			break;
 		case EXITC_INSN:
 			return insn_step(v);
+		case EXITC_STEPPED:
+			return v->step_result;
 		case EXITC_ATTN:
 		case EXITC_MISS:
 			v->rip = c->blocks[v->exit_arg].rip;
@@ -389,13 +421,6 @@ static int block_run(struct engine_vcpu *v)
 		    (v->irq_wait && can_take(v)) || v->mode & MODE_STEP)
 			return 0;
 	}
-}
-
-static bool must_step(const struct engine_vcpu *v)
-{
-	return !(v->mode & (MODE_64 | MODE_FLAT32)) || v->shadow || v->replay_n ||
-	       (v->vflags & (FL_TF | FL_RF)) || v->bp_on || (v->mode & MODE_ALIGN) ||
-	       (v->debug & (ENGINE_DEBUG_STEP | ENGINE_DEBUG_SLOW));
 }
 
 /* The caller has done what IO, MMIO, HYPERCALL and MSR exits asked for. */

@@ -221,7 +221,7 @@ static void fpu_out_emit(struct tr *t)
 	e_patch_here(&t->e, t->fpu_out);
 	t->saved = t->fpu_saved;
 	t->rip = t->fpu_rip;
-	insn_exit_emit(t);
+	insn_exit_emit(t, NULL);
 }
 
 static bool generic_emit(struct tr *t, const struct insn *in)
@@ -540,7 +540,7 @@ static void body_emit(struct tr *t)
 			t->c->n_links = links;
 			t->saved = saved;
 			t->fpu_out = fpu_out;
-			insn_exit_emit(t);
+			insn_exit_emit(t, in);
 			break;
 		}
 		if (sti) {
@@ -554,7 +554,7 @@ static void body_emit(struct tr *t)
 	if (t->ended)
 		return;
 	if (!t->n) {
-		insn_exit_emit(t);
+		insn_exit_emit(t, NULL);
 		return;
 	}
 	t->i = t->n;

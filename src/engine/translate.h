@@ -153,8 +153,8 @@ bool flow_emit(struct tr *t, const struct insn *in);
 bool stack_emit(struct tr *t, const struct insn *in);
 /* translate_string.c */
 bool string_emit(struct tr *t, const struct insn *in);
-/* Leave for C to execute the present instruction. */
-void insn_exit_emit(struct tr *t);
+/* Have C execute the present instruction; in: what is known of it, or NULL. */
+void insn_exit_emit(struct tr *t, const struct insn *in);
 /* Jump to a guest address. cc: condition, -1 always. */
 void link_emit(struct tr *t, int cc, uint64_t target);
 void links_finish(struct tr *t);

@@ -6,8 +6,38 @@
 
 #include <Zydis/Zydis.h>
 
-void insn_exit_emit(struct tr *t)
+/*
+ * C is called for an instruction that it always executes. What the decoder found of it lies behind
+ * the jump, so that it need not be fetched and decoded each time.
+ */
+static void step_emit(struct tr *t, const struct insn *in)
 {
+	struct emit *e = &t->e;
+	uint8_t *from;
+
+	flags_save(t);
+	e_mov_imm(e, S0, t->rip);
+	e1(e, 0x4c); /* lea r11, [rip + ...] */
+	e1(e, 0x8d);
+	e1(e, 0x1d);
+	from = e->p;
+	e4(e, 0);
+	e_jmp_to(e, t->c->rw + t->c->s_step);
+	while (tr_off(t) % _Alignof(struct insn))
+		e1(e, 0xcc);
+	e_patch_here(e, from);
+	if (e->p + sizeof(*in) <= e->end)
+		bytes_copy(e->p, in, sizeof(*in));
+	e->p += sizeof(*in);
+	t->ended = true;
+}
+
+void insn_exit_emit(struct tr *t, const struct insn *in)
+{
+	if (in && in->kind != K_GENERIC && in->kind != K_BT && !(t->mode & MODE_STEP)) {
+		step_emit(t, in);
+		return;
+	}
 	flags_restore(t);
 	e_mov_imm(&t->e, S0, t->rip);
 	e_jmp_to(&t->e, t->c->rw + t->c->s_insn);

@@ -75,6 +75,6 @@ bool string_emit(struct tr *t, const struct insn *in)
 	for (unsigned int i = 0; i < n; i++)
 		e_patch_here(e, out[i]);
 	t->saved = saved;
-	insn_exit_emit(t);
+	insn_exit_emit(t, in);
 	return true;
 }
