@@ -283,14 +283,14 @@ static unsigned int block_hash(gpa_t gpa, uint64_t rip, uint32_t mode)
 	return (unsigned int)(h ^ h >> 16 ^ h >> 32) & (BLOCK_HASH - 1);
 }
 
-struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode)
+struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode, uint32_t second)
 {
 	uint32_t i = c->hash[block_hash(gpa, rip, mode)];
 
 	for (; i; i = c->blocks[i].hash_next) {
 		struct block *b = &c->blocks[i];
 
-		if (b->gpa == gpa && b->rip == rip && b->mode == mode)
+		if (b->gpa == gpa && b->rip == rip && b->mode == mode && (!second || b->second == second))
 			return b;
 	}
 	return NULL;
@@ -342,42 +342,79 @@ static uint64_t granule_sum(const struct cache *c, const uint8_t *page, unsigned
 	return a * (k[0] | 1);
 }
 
-bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page, uint64_t granules)
+static void page_free(struct cache *c, struct code_page **slot)
 {
-	struct cache *c = v->cache;
-	unsigned int h = block_hash(b->gpa, b->rip, b->mode);
-	gpa_t gpa = b->gpa & PAGE_MASK_;
-	struct code_page **slot = page_slot(c, gpa), *p = *slot;
-	unsigned int from = (unsigned int)(b->gpa & 4095), to = from + b->len - 1;
+	struct code_page *p = *slot;
 
-	if (!p) {
-		p = c->free_pages;
-		if (p)
-			c->free_pages = p->next;
-		else
-			p = malloc(sizeof(*p));
-		if (!p)
-			return false;
-		p->gpa = gpa;
-		p->blocks = 0;
-		p->granules = 0;
-		p->sum = 0;
-		p->spared = 0;
-		p->next = NULL;
-		*slot = p;
-	}
-	for (unsigned int g = from / 64; g <= to / 64 && g < 64; g++)
-		granules |= 1ull << g;
+	*slot = p->next;
+	p->next = c->free_pages;
+	c->free_pages = p;
+}
+
+/* The page's record, made if there is none. NULL: no memory. */
+static struct code_page *page_record(struct cache *c, gpa_t gpa)
+{
+	struct code_page **slot = page_slot(c, gpa), *p = *slot;
+
+	if (p)
+		return p;
+	p = c->free_pages;
+	if (p)
+		c->free_pages = p->next;
+	else
+		p = malloc(sizeof(*p));
+	if (!p)
+		return NULL;
+	*p = (struct code_page){.gpa = gpa};
+	*slot = p;
+	return p;
+}
+
+/* Granules that bytes [from, to] of a page lie in. */
+static uint64_t granules_of(unsigned int from, unsigned int to)
+{
+	return (~0ull << from / 64) & (~0ull >> (63 - to / 64));
+}
+
+/* Blocks are made from these granules, too. */
+static void page_sum(const struct cache *c, struct code_page *p, const uint8_t *host, uint64_t granules)
+{
 	for (granules &= ~p->granules; granules; granules &= granules - 1) {
 		unsigned int g = (unsigned int)__builtin_ctzll(granules);
 
 		p->granules |= 1ull << g;
-		p->sum ^= granule_sum(c, host_page, g);
+		p->sum ^= granule_sum(c, host, g);
 	}
+}
+
+bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *page, const uint8_t *second,
+	       uint64_t granules)
+{
+	struct cache *c = v->cache;
+	unsigned int h = block_hash(b->gpa, b->rip, b->mode);
+	unsigned int from = (unsigned int)(b->gpa & 4095), end = from + b->len;
+	struct code_page *p = page_record(c, b->gpa & PAGE_MASK_), *q = NULL;
+	uint32_t i = (uint32_t)(b - c->blocks);
+
+	if (!p)
+		return false;
+	if (b->second) {
+		q = page_record(c, SECOND_GPA(b));
+		if (!q) {
+			if (!p->blocks && !p->ending)
+				page_free(c, page_slot(c, p->gpa));
+			return false;
+		}
+		page_sum(c, q, second, 1);
+		b->second_next = q->ending;
+		q->ending = i;
+		end = 4096;
+	}
+	page_sum(c, p, page, granules | granules_of(from, end - 1));
 	b->page_next = p->blocks;
-	p->blocks = (uint32_t)(b - c->blocks);
+	p->blocks = i;
 	b->hash_next = c->hash[h];
-	c->hash[h] = p->blocks;
+	c->hash[h] = i;
 	return true;
 }
 
@@ -417,6 +454,19 @@ void cache_chain(struct cache *c, struct link *l, struct block *to)
 	patch32(c, l->patch, (int32_t)(to->entry[l->entry] - (l->patch + 4)));
 }
 
+static void page_unlink(struct cache *c, gpa_t gpa, uint32_t i, bool ending)
+{
+	struct code_page **slot = page_slot(c, gpa), *p = *slot;
+	uint32_t *at = ending ? &p->ending : &p->blocks;
+
+	while (*at != i)
+		at = ending ? &c->blocks[*at].second_next : &c->blocks[*at].page_next;
+	*at = ending ? c->blocks[i].second_next : c->blocks[i].page_next;
+	/* while it has blocks it keeps its sum: of more than is left, which is harmless */
+	if (!p->blocks && !p->ending)
+		page_free(c, slot);
+}
+
 /* Nothing leads to it any more. It may still be running. */
 static void block_drop(struct engine_vcpu *v, struct block *b)
 {
@@ -433,50 +483,32 @@ static void block_drop(struct engine_vcpu *v, struct block *b)
 		cache_unchain(c, &c->links[b->link0 + i]);
 	if (v->jc[b->rip & (JC_SIZE - 1)] == cache_rx(c, b->entry[ENTRY_IND]))
 		v->jc[b->rip & (JC_SIZE - 1)] = cache_rx(c, c->s_find);
+	page_unlink(c, b->gpa & PAGE_MASK_, (uint32_t)(b - c->blocks), false);
+	if (b->second)
+		page_unlink(c, SECOND_GPA(b), (uint32_t)(b - c->blocks), true);
 	b->dead = true;
 	c->generation++;
 }
 
-static void page_free(struct cache *c, struct code_page **slot)
-{
-	struct code_page *p = *slot;
-
-	*slot = p->next;
-	p->next = c->free_pages;
-	c->free_pages = p;
-}
-
-static void page_drop(struct engine_vcpu *v, struct code_page **slot)
+/* All blocks that begin or end in the page. */
+static void page_drop(struct engine_vcpu *v, gpa_t gpa)
 {
 	struct cache *c = v->cache;
+	struct code_page *p;
 
-	for (uint32_t i = (*slot)->blocks; i; i = c->blocks[i].page_next) {
-		block_drop(v, &c->blocks[i]);
+	while ((p = *page_slot(c, gpa))) {
+		block_drop(v, &c->blocks[p->blocks ? p->blocks : p->ending]);
 		v->stats.dropped++;
 	}
-	page_free(c, slot);
 }
 
 void cache_evict(struct engine_vcpu *v, uint32_t first, uint32_t end)
 {
 	struct cache *c = v->cache;
 
-	for (uint32_t i = first; i < end; i++) {
-		struct block *b = &c->blocks[i];
-		struct code_page **slot;
-		uint32_t *p;
-
-		if (b->dead)
-			continue;
-		/* the page keeps its sum: of more than is left, which is harmless */
-		slot = page_slot(c, b->gpa & PAGE_MASK_);
-		for (p = &(*slot)->blocks; *p != i;)
-			p = &c->blocks[*p].page_next;
-		*p = b->page_next;
-		if (!(*slot)->blocks)
-			page_free(c, slot);
-		block_drop(v, b);
-	}
+	for (uint32_t i = first; i < end; i++)
+		if (!c->blocks[i].dead)
+			block_drop(v, &c->blocks[i]);
 }
 
 bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len)
@@ -494,15 +526,12 @@ bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len)
 
 void cache_drop_page(struct engine_vcpu *v, gpa_t gpa)
 {
-	struct code_page **slot = page_slot(v->cache, gpa & PAGE_MASK_);
-
-	if (*slot)
-		page_drop(v, slot);
+	page_drop(v, gpa & PAGE_MASK_);
 }
 
 void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host)
 {
-	struct code_page **slot = page_slot(v->cache, gpa), *p = *slot;
+	struct code_page *p = *page_slot(v->cache, gpa);
 	uint64_t sum = 0;
 
 	if (!p)
@@ -510,5 +539,5 @@ void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host)
 	for (uint64_t g = p->granules; g; g &= g - 1)
 		sum ^= granule_sum(v->cache, host, (unsigned int)__builtin_ctzll(g));
 	if (sum != p->sum)
-		page_drop(v, slot);
+		page_drop(v, gpa);
 }

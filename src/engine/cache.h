@@ -65,15 +65,22 @@ struct block {
 	uint32_t end : 30, dead : 1, head : 1; /* code offset; head: a backward jump led here first */
 	uint32_t fault0, link0;
 	uint32_t hash_next, page_next; /* blocks */
+	uint32_t second;	/* the page that its only instruction ends in, not begins; PAGE_OF() or 0 */
+	uint32_t second_next;	/* blocks that end there */
 	uint32_t incoming;	/* the first link that is chained to this block */
 };
+
+/* Code lies below 2^40 (itlb_key_of()). */
+#define PAGE_OF(gpa) ((uint32_t)((gpa) >> 12) + 1)
+#define SECOND_GPA(b) ((gpa_t)((b)->second - 1) << 12)
 
 struct code_page {
 	gpa_t gpa;
 	struct code_page *next;
 	uint64_t granules;	/* 64 bytes each: which hold code */
 	uint64_t sum;		/* of the bytes in them that the blocks were made from */
-	uint32_t blocks;	/* the first */
+	uint32_t blocks;	/* the first that begins here */
+	uint32_t ending;	/* the first that begins in another page and ends here */
 	uint32_t spared;	/* stores beside code so far */
 };
 
@@ -135,12 +142,13 @@ void cache_drop_page(struct engine_vcpu *v, gpa_t gpa);
 bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len);
 void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host);
 
-/* The block for (gpa, rip, mode), NULL if there is none. */
-struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode);
+/* The block for (gpa, rip, mode), NULL if there is none; second: as there, 0: any. */
+struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode, uint32_t second);
 struct block *cache_by_host(struct cache *c, uint64_t host);
-/* Enter a finished block into hash and page; host: the guest page; granules: what it was made from
- * besides its own bytes. False: no memory, forget it. */
-bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *host_page, uint64_t granules);
+/* Enter a finished block into hash and pages; page, second: where the host has them; granules of the
+ * first: what it was made from besides its own bytes. False: no memory, forget it. */
+bool cache_add(struct engine_vcpu *v, struct block *b, const uint8_t *page, const uint8_t *second,
+	       uint64_t granules);
 void cache_chain(struct cache *c, struct link *l, struct block *to);
 void cache_unchain(struct cache *c, struct link *l);
 
@@ -163,6 +171,20 @@ static inline uint64_t itlb_key_of(uint64_t tag, gpa_t gpa)
 {
 	/* the low 36 bits of the page number tell all of a canonical address; 40 bits of gpa */
 	return gpa >> 40 ? ~0ull : tag << 28 | gpa >> 12;
+}
+
+/* May blocks be made from this page, and be found again? */
+static inline bool itlb_holds_code(const struct engine_vcpu *v, const struct itlb_entry *e)
+{
+	return e->host && v->itlb_key[data_mode(v)][e->tag & (ITLB_SIZE - 1)] != ~0ull;
+}
+
+/* The linear address of the page behind RIP's. */
+static inline uint64_t page_behind(const struct engine_vcpu *v)
+{
+	uint64_t next = (v->rip & PAGE_MASK_) + 4096;
+
+	return v->mode & MODE_64 ? next : (uint32_t)next;
 }
 
 static inline void *cache_rx(const struct cache *c, uint32_t off)

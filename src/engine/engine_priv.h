@@ -644,6 +644,7 @@ int vm_add_vcpu(struct engine_vm *vm, struct engine_vcpu *v);
 void vm_remove_vcpu(struct engine_vm *vm, struct engine_vcpu *v);
 /* Before reading code from the page: nobody keeps a write tag for it. */
 void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa);
+bool page_is_marked(const struct engine_vcpu *v, struct slot *s, gpa_t gpa);
 /* After a store to a page that may hold code: drop it everywhere. */
 void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa, unsigned int len);
 /* True if a write tag may be set; notes it in the page's word. */

@@ -319,9 +319,18 @@ static int look_in(struct engine_vcpu *v, struct link *l, uint32_t split)
 
 	if (!e)
 		return exc_inject(v);
-	if (!e->host || v->itlb_key[data_mode(v)][(e->tag) & (ITLB_SIZE - 1)] == ~0ull)
+	if (!itlb_holds_code(v, e))
 		return insn_step(v);
-	b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split);
+	b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split, 0);
+	if (b && b->second) {
+		struct itlb_entry *next = itlb_get(v, page_behind(v));
+
+		if (!next)
+			return exc_inject(v);
+		if (!itlb_holds_code(v, next))
+			return insn_step(v);
+		b = cache_find(c, e->gpa | (v->rip & 4095), v->rip, v->mode | split, PAGE_OF(next->gpa));
+	}
 	if (!b) {
 		b = block_translate(v, e, v->mode | split, l && l->entry == ENTRY_LOOP);
 		if (!b)

@@ -151,6 +151,11 @@ void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 	}
 }
 
+bool page_is_marked(const struct engine_vcpu *v, struct slot *s, gpa_t gpa)
+{
+	return atomic_load(page_word(s, gpa)) & v->bit;
+}
+
 void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa, unsigned int len)
 {
 	_Atomic uint64_t *w = page_word(s, gpa);

@@ -59,6 +59,18 @@ static uint8_t *entry_saving(struct tr *t, unsigned int which)
 	return e_jcc(&t->e, -1);
 }
 
+/* Is this linear page still mapped to where the block was made from? */
+static void mapping_check_emit(struct tr *t, enum tlb_mode tm, uint64_t tag, gpa_t gpa, const uint8_t *miss)
+{
+	struct hmem k = {.base = -1, .index = -1, .gs = true,
+			 .disp = (int32_t)(offsetof(struct engine_vcpu, itlb_key) +
+					   (tm * ITLB_SIZE + (tag & (ITLB_SIZE - 1))) * 8)};
+
+	e_mov_imm(&t->e, S0, itlb_key_of(tag, gpa));
+	e_rm(&t->e, 0x39, true, S0, &k);
+	e_patch(&t->e, e_jcc(&t->e, 5), miss);
+}
+
 /*
  * IND: target; SAVED: fetch mapping, room on the return stack; BACK: mode and
  * attention; then flags as the body wants them. CROSS, LOOP and BODY come with
@@ -67,13 +79,10 @@ static uint8_t *entry_saving(struct tr *t, unsigned int which)
 static void entries_emit(struct tr *t)
 {
 	enum tlb_mode tm = (t->b->mode & MODE_CPL) == 3 ? TM_USER : t->b->mode & MODE_AC ? TM_SUP_AC : TM_SUP;
-	uint64_t tag = (uint64_t)((int64_t)t->b->rip >> 12), key = itlb_key_of(tag, t->b->gpa);
-	struct hmem k = {.base = -1, .index = -1, .gs = true,
-			 .disp = (int32_t)(offsetof(struct engine_vcpu, itlb_key) +
-					   (tm * ITLB_SIZE + (tag & (ITLB_SIZE - 1))) * 8)};
+	uint64_t tag = (uint64_t)((int64_t)t->b->rip >> 12);
 	struct hmem mode = GS_MEM(mode);
 	uint8_t *attn_out, *miss, *to_saved = NULL, *to_back = NULL, *to_body = NULL;
-	bool saving = t->live[0] && begins_saved(t);
+	bool saving = t->live[0] && begins_saved(t), crosses = t->b->second;
 	struct emit *e = &t->e;
 
 	if (t->split) {
@@ -89,7 +98,7 @@ static void entries_emit(struct tr *t)
 		to_saved = entry_saving(t, ENTRY_CROSS);
 		to_back = entry_saving(t, ENTRY_LOOP);
 	}
-	if (saving)
+	if (saving && !crosses)
 		to_body = entry_saving(t, ENTRY_BODY);
 	t->b->entry[ENTRY_IND] = tr_off(t);
 	e_mov_imm(e, S1, t->b->rip);
@@ -98,15 +107,15 @@ static void entries_emit(struct tr *t)
 	if (to_saved)
 		e_patch_here(e, to_saved);
 	t->b->entry[ENTRY_SAVED] = tr_off(t);
-	e_mov_imm(e, S0, key);
-	e_rm(e, 0x39, true, S0, &k);
-	e_patch(e, e_jcc(e, 5), miss);
+	mapping_check_emit(t, tm, tag, t->b->gpa, miss);
 	e_rr(e, 0xf7, false, 0, H_SP); /* the return stack is half full? */
 	e4(e, RETURN_STACK / 2);
 	e_patch(e, e_jcc(e, 4), miss);
 	if (to_back)
 		e_patch_here(e, to_back);
 	t->b->entry[ENTRY_BACK] = tr_off(t);
+	if (crosses)
+		mapping_check_emit(t, tm, tag + 1, SECOND_GPA(t->b), miss);
 	e_rm(e, 0x81, true, 7, &mode); /* mode and attn at once */
 	e4(e, t->b->mode);
 	e_patch(e, e_jcc(e, 5), attn_out);
@@ -115,12 +124,14 @@ static void entries_emit(struct tr *t)
 		t->b->entry[ENTRY_LOOP] = t->b->entry[ENTRY_BACK];
 	}
 	t->saved = t->live[0];
-	if (saving) {
+	if (to_body)
 		e_patch_here(e, to_body);
-	} else {
+	if (!saving)
 		flags_restore(t);
+	if (crosses) /* every way in looks at the second page's mapping */
+		t->b->entry[ENTRY_BODY] = t->b->entry[ENTRY_LOOP];
+	else if (!to_body)
 		t->b->entry[ENTRY_BODY] = tr_off(t);
-	}
 }
 
 /* ---- instructions ---- */
@@ -480,7 +491,7 @@ static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int ro
 		struct insn *in = &t->in[t->n];
 
 		if (insn_decode(t->v, p + off, room - off, code, in))
-			break; /* goes on in the next page: C executes it */
+			break; /* goes on in the next page: decode_across() */
 		off += in->len;
 		if (sti || (ends_block(in) && (in->kind != K_JCC || !exits--))) {
 			t->n++;
@@ -494,6 +505,38 @@ static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int ro
 	for (unsigned int i = 0; i < t->n; i++)
 		off += t->in[i].len;
 	return off;
+}
+
+/*
+ * The instruction at RIP goes on in the next page: t->second, which is then marked as the first one
+ * is. False: there is none to be had, or something has changed meanwhile. C does one step then.
+ */
+static bool second_page(struct tr *t, struct engine_vcpu *v, struct slot *s)
+{
+	uint64_t behind = page_behind(v);
+	struct itlb_entry *next = behind > v->rip ? itlb_get(v, behind) : NULL;
+	uint32_t generation = v->cache->generation;
+
+	if (!next || !itlb_holds_code(v, next))
+		return false;
+	t->second = next->host;
+	t->b->second = PAGE_OF(next->gpa);
+	page_mark_code(v, slot_find(v, next->gpa), next->gpa);
+	/* others may have written the first page, and taken its mark back: bytes are read under both */
+	return v->cache->generation == generation && page_is_marked(v, s, t->b->gpa);
+}
+
+/* The one instruction that lies in both pages. Returns its length, 0: it does not any more. */
+static unsigned int decode_across(struct tr *t)
+{
+	unsigned int off = (unsigned int)(t->b->rip & 4095), n = 4096 - off;
+	uint8_t b[15];
+
+	bytes_copy(b, t->page + off, n);
+	bytes_copy(b + n, t->second, sizeof(b) - n);
+	t->n = 1;
+	return !insn_decode(t->v, b, sizeof(b), t->b->mode & MODE_64 ? 8 : 4, &t->in[0]) && t->in[0].len > n ?
+		       t->in[0].len : 0;
 }
 
 /* Kinds whose code says itself when it takes S0 or S1. */
@@ -553,19 +596,16 @@ static void body_emit(struct tr *t)
 	}
 	if (t->ended)
 		return;
-	if (!t->n) {
-		insn_exit_emit(t, NULL);
-		return;
-	}
 	t->i = t->n;
 	t->after_sti = true; /* looks at the attention word */
 	link_emit(t, -1, t->rip);
 }
 
-/* Make the block t->b of the code at p, `room` bytes to the end of the page, at t->e. */
-static void block_emit(struct tr *t, struct engine_vcpu *v, const uint8_t *p, unsigned int room)
+/* Make the block t->b of the code in t->page, and t->second, at t->e. False: there is no such block. */
+static bool block_emit(struct tr *t, struct engine_vcpu *v)
 {
 	struct block *b = t->b;
+	unsigned int off = (unsigned int)(b->gpa & 4095);
 
 	t->v = v;
 	t->c = v->cache;
@@ -577,10 +617,10 @@ static void block_emit(struct tr *t, struct engine_vcpu *v, const uint8_t *p, un
 	b->n_faults = b->n_links = 0;
 	b->link0 = t->c->n_links;
 	b->fault0 = t->c->n_faults;
-	b->len = (uint16_t)decode_block(t, p, room, b->head);
-	if (!t->n) /* an instruction across pages: only a way to C */
-		b->len = (uint16_t)room;
-	liveness(t, p - (b->gpa & 4095));
+	b->len = (uint16_t)(t->second ? decode_across(t) : decode_block(t, t->page + off, 4096 - off, b->head));
+	if (!b->len)
+		return false;
+	liveness(t, t->page);
 	t->mode = b->mode & ~MODE_SPLIT;
 	groups_plan(t);
 	t->back = NULL;
@@ -598,13 +638,21 @@ static void block_emit(struct tr *t, struct engine_vcpu *v, const uint8_t *p, un
 	late_emit(t);
 	fpu_out_emit(t);
 	links_finish(t);
+	return true;
+}
+
+/* Does the instruction at p, n bytes before the end of its page, lie across it? */
+static bool lies_across(struct engine_vcpu *v, const uint8_t *p, unsigned int n, uint32_t mode)
+{
+	struct insn in;
+
+	return n < 15 && insn_decode(v, p, n, mode & MODE_64 ? 8 : 4, &in);
 }
 
 struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode, bool head)
 {
 	struct cache *c = v->cache;
 	unsigned int off = (unsigned int)(v->rip & 4095);
-	const uint8_t *page = ie->host;
 	gpa_t gpa = ie->gpa;
 	struct slot *s = slot_find(v, gpa);
 	uint64_t t0 = __builtin_ia32_rdtsc();
@@ -618,14 +666,17 @@ struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie
 	if (c->generation != generation)
 		return NULL; /* what is mapped here may have changed: one step in C, then again */
 	space_reserve(v);
+	t.page = ie->host;
+	t.second = NULL;
 	t.probe = 0;
 	t.b = &c->blocks[c->n_blocks];
 	*t.b = (struct block){.rip = v->rip, .gpa = gpa | off, .mode = mode, .head = head && !(mode & MODE_SPLIT)};
 	c->pos = (c->pos + 15) & ~15u;
 	t.e.p = c->rw + c->pos;
 	t.e.end = c->rw + c->base + (c->filling + 1) * SPAN_CODE;
-	block_emit(&t, v, page + off, 4096 - off);
-	if (t.e.p > t.e.end || !cache_add(v, t.b, page, t.peeked))
+	if (lies_across(v, t.page + off, 4096 - off, mode) && !second_page(&t, v, s))
+		return NULL;
+	if (!block_emit(&t, v) || t.e.p > t.e.end || !cache_add(v, t.b, t.page, t.second, t.peeked))
 		return NULL;
 	v->stats.code_bytes += (uint64_t)(t.e.p - (c->rw + c->pos));
 	c->pos = (uint32_t)(t.e.p - c->rw);
@@ -646,19 +697,18 @@ struct scratch {
 
 bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct located *l)
 {
-	struct slot *s = slot_find(v, b->gpa);
+	struct slot *s = slot_find(v, b->gpa), *second = b->second ? slot_find(v, SECOND_GPA(b)) : NULL;
 	struct cache *c = v->cache;
 	struct link *links = c->links;
 	struct site *sites = c->sites;
 	struct fault_at *faults = c->faults;
 	uint32_t n_links = c->n_links, n_sites = c->n_sites, n_faults = c->n_faults;
-	unsigned int room = 4096 - (unsigned int)(b->gpa & 4095);
 	struct block made = *b;
 	struct scratch own;
 	struct tr t;
-	bool ok;
+	bool ok = true;
 
-	if (!s)
+	if (!s || (b->second && !second))
 		return false;
 	fpu_put(v);
 	c->links = own.links;
@@ -666,11 +716,13 @@ bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct l
 	c->faults = own.faults;
 	/* the first time to learn where it begins; nothing is written behind `end` */
 	t.b = b;
+	t.page = s->host + ((b->gpa & PAGE_MASK_) - s->gpa);
+	t.second = second ? second->host + (SECOND_GPA(b) - second->gpa) : NULL;
 	t.probe = 0;
 	t.e.p = t.e.end = c->rw;
-	for (unsigned int pass = 0; pass < 2; pass++) {
+	for (unsigned int pass = 0; ok && pass < 2; pass++) {
 		c->n_links = c->n_sites = c->n_faults = 0;
-		block_emit(&t, v, s->host + (b->gpa - s->gpa), room);
+		ok = block_emit(&t, v);
 		if (!pass) {
 			t.e.p = t.e.end = c->rw + (made.entry[ENTRY_IND] - b->entry[ENTRY_IND]);
 			t.probe = off;
@@ -679,7 +731,7 @@ bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct l
 		}
 	}
 	/* the guest may have changed it in the meantime */
-	ok = t.probe_rip && tr_off(&t) == made.end && b->len == made.len && t.probe_i < t.n;
+	ok = ok && t.probe_rip && tr_off(&t) == made.end && b->len == made.len && t.probe_i < t.n;
 	c->links = links;
 	c->sites = sites;
 	c->faults = faults;

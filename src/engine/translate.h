@@ -51,6 +51,7 @@ struct tr {
 	struct engine_vcpu *v;
 	struct cache *c;
 	struct block *b;
+	const uint8_t *page, *second; /* where the host has the pages that it is made from */
 	struct insn in[BLOCK_MAX];
 	uint32_t live[BLOCK_MAX + 1]; /* arithmetic flags needed before instruction i */
 	uint64_t peeked;	      /* granules of the page that live[] depends on besides */
