@@ -123,12 +123,18 @@ static bool thunk_emit(struct engine_vcpu *v, struct insn_slot *s, const struct 
 	struct cache *c = v->cache;
 	uint8_t *start = thunk_rw(v, s), *fault;
 	struct emit e = {.p = start, .end = start + THUNK_SIZE};
+	static const int8_t free[SPILLS_MAX] = {S2, S1, S0, -1};
 	struct hmem m = at(S0, 0);
 	bool mem = in->has_mem;
+	struct spill spills[SPILLS_MAX];
+	unsigned int n_spills = insn_spills(in, spills);
 
 	if (mem)
 		e_load(&e, S0, GS_MEM(bounce));
-	if (!insn_reencode(&e, in, mem ? &m : NULL, FREE_S2 | FREE_S1 | (mem ? 0 : FREE_S0), &fault))
+	for (unsigned int i = 0, next = 0; i < n_spills; i++)
+		if (!spills[i].memory)
+			spills[i].h = free[next++];
+	if (!insn_reencode(&e, in, mem ? &m : NULL, spills, n_spills, &fault))
 		return false;
 	e_jmp_to(&e, c->rw + c->s_thunk);
 	return e.p <= e.end;

@@ -215,13 +215,27 @@ bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct l
 /* reencode.c */
 /* What the code of an instruction keeps elsewhere while it accesses memory: put it back. */
 void insn_undo(struct engine_vcpu *v, const struct insn *in);
-/* Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). free_regs: mask of
- * S0..S2 that may be used. Returns false if it cannot be done. fault: receives the code address of
- * the instruction itself. */
-bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
-	      uint8_t **fault);
-#define FREE_S0 1u
-#define FREE_S1 2u
-#define FREE_S2 4u
+static inline bool insn_high8(const struct insn *in)
+{
+	return (in->reg.on && in->reg.high8) || (in->rm.on && in->rm.high8) || (in->opc.on && in->opc.high8);
+}
+
+/* A register that the guest has in memory, and what an instruction does with it. */
+#define SPILLS_MAX 4
+struct spill {
+	uint8_t g;
+	int8_t h;    /* where it is for the instruction: S0 to S2; -1: it stays in memory */
+	bool memory; /* it may */
+	bool load, store; /* around the instruction */
+};
+/* All that in's operands name; h is the caller's to choose, and load to clear. Returns how many. */
+unsigned int insn_spills(const struct insn *in, struct spill s[SPILLS_MAX]);
+/*
+ * Emit a K_GENERIC instruction; mem: where its memory operand is (NULL: none). One with a high byte
+ * (insn_high8) takes S2. False: it cannot be done. fault: receives the code address of the
+ * instruction itself.
+ */
+bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, const struct spill *s,
+		   unsigned int n, uint8_t **fault);
 
 #endif

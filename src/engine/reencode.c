@@ -34,63 +34,69 @@ static bool rm_in_memory(const struct insn *in)
 	return false;
 }
 
-struct alloc {
-	unsigned int free;
-	struct { int8_t g, h; bool store; } used[4];
-	unsigned int n;
-};
-
-static int take(struct emit *e, struct alloc *a, const struct insn_reg *r, bool load)
-{
-	int h = host_reg(r->g);
-
-	if (h >= 0)
-		return h;
-	for (unsigned int i = 0; i < a->n; i++)
-		if (a->used[i].g == r->g) {
-			a->used[i].store |= r->acc & ACC_W;
-			return a->used[i].h;
-		}
-	h = a->free & FREE_S2 ? S2 : a->free & FREE_S0 ? S0 : a->free & FREE_S1 ? S1 : -1;
-	if (h < 0)
-		return -2;
-	a->free &= ~(h == S2 ? FREE_S2 : h == S1 ? FREE_S1 : FREE_S0);
-	if (load)
-		e_load(e, h, gs_gpr(r->g));
-	a->used[a->n].g = (int8_t)r->g;
-	a->used[a->n].h = (int8_t)h;
-	a->used[a->n++].store = r->acc & ACC_W;
-	return h;
-}
-
 static bool wants_load(const struct insn *in, const struct insn_reg *r)
 {
 	/* BSF and BSR leave the destination alone for a zero source */
 	return (r->acc & ACC_R) || r->width < 4 || (in->map == 0x0f && (in->opcode & 0xfe) == 0xbc);
 }
 
+static void spill_add(struct spill *s, unsigned int *n, const struct insn *in, const struct insn_reg *r, bool memory)
+{
+	unsigned int i = 0;
+
+	if (!r->on || host_reg(r->g) >= 0)
+		return;
+	while (i < *n && s[i].g != r->g)
+		i++;
+	if (i == *n)
+		s[(*n)++] = (struct spill){.g = r->g, .h = -1, .memory = memory};
+	else
+		s[i].memory = false;
+	s[i].load |= wants_load(in, r);
+	s[i].store |= r->acc & ACC_W;
+}
+
+unsigned int insn_spills(const struct insn *in, struct spill s[SPILLS_MAX])
+{
+	unsigned int n = 0;
+
+	spill_add(s, &n, in, &in->reg, false);
+	spill_add(s, &n, in, &in->vvvv, false);
+	spill_add(s, &n, in, &in->opc, false);
+	if (!in->has_mem)
+		spill_add(s, &n, in, &in->rm, rm_in_memory(in));
+	return n;
+}
+
+/* The host register of an operand, -1: it is in memory. */
+static int place(const struct insn_reg *r, const struct spill *s, unsigned int n)
+{
+	int h = host_reg(r->g);
+
+	for (unsigned int i = 0; i < n && h < 0; i++)
+		if (s[i].g == r->g)
+			return s[i].h;
+	return h;
+}
+
 /*
  * ah…bh cannot be named in an instruction with a REX prefix. Free it of the
  * need: address memory through RBP, or let RBP stand for a renamed register.
- * With memory S2 is free, and keeps RBP: insn_undo() relies on it.
+ * S2 keeps RBP: insn_undo() relies on it.
  */
-static bool reencode_high8(struct emit *e, const struct insn *in, const struct hmem *mem,
-			   unsigned int free_regs)
+static bool reencode_high8(struct emit *e, const struct insn *in, const struct hmem *mem)
 {
 	struct operands o = {.reg = in->reg.on ? in->reg.g : -1, .rm = in->rm.on ? in->rm.g : -1,
 			     .vvvv = -1, .opc = in->opc.on ? in->opc.g : -1};
-	int keep = free_regs & FREE_S2 ? S2 : free_regs & FREE_S1 ? S1 : free_regs & FREE_S0 ? S0 : -1;
 	bool wide = in->reg.on && !in->reg.high8 && in->reg.g == R_SP;
 
-	if (keep < 0)
-		return false;
 	if (in->w || (in->reg.on && in->reg.g >= 8) || (mem && wide))
 		return false;
 	if (!mem && !wide) {
 		e_insn(e, in, &o);
 		return true;
 	}
-	e_mov_rr(e, keep, H_BP);
+	e_mov_rr(e, S2, H_BP);
 	if (mem) {
 		e_lea(e, H_BP, *mem, true);
 		o.mem = true;
@@ -102,54 +108,44 @@ static bool reencode_high8(struct emit *e, const struct insn *in, const struct h
 		e_insn(e, in, &o);
 		e_mov_rr(e, HRSP, H_BP);
 	}
-	e_mov_rr(e, H_BP, keep);
+	e_mov_rr(e, H_BP, S2);
 	return true;
 }
 
-bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, unsigned int free_regs,
-	      uint8_t **fault)
+bool insn_reencode(struct emit *e, const struct insn *in, const struct hmem *mem, const struct spill *s,
+		   unsigned int n, uint8_t **fault)
 {
 	struct operands o = {.reg = -1, .rm = -1, .vvvv = -1, .opc = -1};
-	struct alloc a = {.free = free_regs};
 
-	if ((in->reg.on && in->reg.high8) || (in->rm.on && in->rm.high8) || (in->opc.on && in->opc.high8)) {
+	if (insn_high8(in)) {
 		*fault = e->p;
-		return reencode_high8(e, in, mem, free_regs);
+		return reencode_high8(e, in, mem);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		if (s[i].h < 0 && !s[i].memory)
+			return false;
+		if (s[i].h >= 0 && s[i].load)
+			e_load(e, s[i].h, gs_gpr(s[i].g));
 	}
 	if (in->reg.on)
-		o.reg = take(e, &a, &in->reg, wants_load(in, &in->reg));
+		o.reg = place(&in->reg, s, n);
 	if (in->vvvv.on)
-		o.vvvv = take(e, &a, &in->vvvv, wants_load(in, &in->vvvv));
+		o.vvvv = place(&in->vvvv, s, n);
 	if (in->opc.on)
-		o.opc = take(e, &a, &in->opc, wants_load(in, &in->opc));
+		o.opc = place(&in->opc, s, n);
 	if (mem) {
 		o.mem = true;
 		o.m = *mem;
 	} else if (in->rm.on) {
-		bool same = false;
-
-		for (unsigned int i = 0; i < a.n; i++)
-			same |= a.used[i].g == in->rm.g;
-		if (host_reg(in->rm.g) < 0 && !same && rm_in_memory(in)) {
-			o.mem = true;
-			o.m = gs_gpr(in->rm.g);
-		} else {
-			o.rm = take(e, &a, &in->rm, wants_load(in, &in->rm));
-			/* a destination taken before without its value is a source here */
-			if (same && (in->rm.acc & ACC_R))
-				e_load(e, o.rm, gs_gpr(in->rm.g));
-		}
+		o.rm = place(&in->rm, s, n);
+		o.mem = o.rm < 0;
+		o.m = gs_gpr(in->rm.g);
 	}
-	if (o.reg == -2 || o.rm == -2 || o.vvvv == -2 || o.opc == -2)
-		return false;
-	/* the same for VEX sources */
-	if (in->vvvv.on && in->reg.on && in->vvvv.g == in->reg.g && host_reg(in->reg.g) < 0)
-		e_load(e, o.vvvv, gs_gpr(in->vvvv.g));
 	*fault = e->p;
 	e_insn(e, in, &o);
-	for (unsigned int i = 0; i < a.n; i++)
-		if (a.used[i].store)
-			e_store(e, gs_gpr((unsigned int)a.used[i].g), a.used[i].h);
+	for (unsigned int i = 0; i < n; i++)
+		if (s[i].h >= 0 && s[i].store)
+			e_store(e, gs_gpr(s[i].g), s[i].h);
 	return true;
 }
 

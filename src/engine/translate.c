@@ -156,8 +156,10 @@ static bool lea_emit(struct tr *t, const struct insn *in)
 	else
 		e_lea(&t->e, h >= 0 ? h : S0, x, in->opsize == 8);
 	/* a 64-bit lea of base alone is a move; a 32-bit one must clear the upper half */
-	if (h < 0)
+	if (h < 0) {
 		e_store(&t->e, gs_gpr(in->reg.g), S0);
+		scratch_holds(t, S0, in->reg.g);
+	}
 	return true;
 }
 
@@ -203,11 +205,6 @@ static bool bt_emit(struct tr *t, const struct insn *in)
 	return true;
 }
 
-static unsigned int spilled_in(const struct insn_reg *r)
-{
-	return r->on && host_reg(r->g) < 0;
-}
-
 /*
  * The guest's SIMD and x87 state may be in memory, for C has run: then C executes
  * this instruction, and leaves it in the processor. Once a block, before the first
@@ -240,7 +237,8 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 	struct hmem x = {0}, m;
 	uint64_t val = 0;
 	bool constant, one = false, fl = in->f_read || in->f_write;
-	unsigned int spilled, free = FREE_S0 | FREE_S1 | FREE_S2;
+	struct spill spills[SPILLS_MAX];
+	unsigned int n = insn_spills(in, spills);
 	uint8_t *fault;
 	uint32_t still;
 
@@ -249,8 +247,7 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 	if (in->need && !t->fpu_out)
 		fpu_check_emit(t);
 	if (in->has_mem) {
-		spilled = spilled_in(&in->reg) + spilled_in(&in->vvvv);
-		one = spilled > 1;
+		one = n > 1;
 		if (!ea_emit(t, in, &x, &val, &constant))
 			return false;
 		if (!in->mem_acc || in->vsib || in->mnem == ZYDIS_MNEMONIC_FNSTENV ||
@@ -258,14 +255,6 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 			return false;
 		if (!lookup_emit(t, x, constant, val, false, in->mem_size, in->mem_acc & ACC_W, one, &m))
 			return false;
-		free = one ? FREE_S1 | FREE_S2 : FREE_S2;
-	} else {
-		/* it takes S2 first, S1 last */
-		spilled = spilled_in(&in->reg) + spilled_in(&in->vvvv) + spilled_in(&in->rm) + spilled_in(&in->opc);
-		if (spilled > 1)
-			scratch_lost(t, S0);
-		if (spilled > 2)
-			scratch_lost(t, S1);
 	}
 	if (t->saved && fl) {
 		/* flags that this instruction does not replace must be there */
@@ -275,8 +264,12 @@ static bool generic_emit(struct tr *t, const struct insn *in)
 		else
 			t->saved = false;
 	}
-	if (!insn_reencode(&t->e, in, in->has_mem ? &m : NULL, free, &fault))
+	if (insn_high8(in))
+		scratch_lost(t, S2);
+	if (!spills_place(t, in, in->has_mem ? &m : NULL, spills, n) ||
+	    !insn_reencode(&t->e, in, in->has_mem ? &m : NULL, spills, n, &fault))
 		return false;
+	spills_done(t, spills, n);
 	if (in->host_fault) {
 		struct fault_at *f = &t->c->faults[t->c->n_faults++];
 
@@ -570,10 +563,9 @@ static void body_emit(struct tr *t)
 		for (unsigned int k = 0; k < t->n_groups; k++)
 			if (t->groups[k].check == t->i && t->groups[k].first > t->i && !t->groups[k].done)
 				(void)group_check_emit(t, &t->groups[k]);
-		if (!keeps_scratch(in)) {
-			scratch_lost(t, S0);
-			scratch_lost(t, S1);
-		}
+		if (!keeps_scratch(in))
+			for (int r = S0; r <= S2; r++)
+				scratch_lost(t, r);
 		if (!insn_emit(t, in)) {
 			/* nothing of it stays */
 			t->e.p = start;
@@ -586,6 +578,8 @@ static void body_emit(struct tr *t)
 			insn_exit_emit(t, in);
 			break;
 		}
+		if (!keeps_scratch(in))
+			gprs_forget(t);
 		if (sti) {
 			/* the shadow of STI ends here */
 			if (!t->ended)
@@ -625,9 +619,9 @@ static bool block_emit(struct tr *t, struct engine_vcpu *v)
 	groups_plan(t);
 	t->back = NULL;
 	t->loop = loop_plan(t);
+	scratch_forget(t);
 	entries_emit(t);
 	t->head = NULL;
-	scratch_forget(t);
 	body_emit(t);
 	if (t->back && loop_head_emit(t)) {
 		t->back = NULL;

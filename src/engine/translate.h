@@ -46,6 +46,10 @@ struct access {
 	int32_t at;
 };
 
+/* A group's addend, by its number; a guest register that is in memory as well; nothing. */
+#define HELD_NONE (-1)
+#define HELD_GPR  64 /* + number */
+
 struct tr {
 	struct emit e;
 	struct engine_vcpu *v;
@@ -63,7 +67,7 @@ struct tr {
 	struct group groups[GROUP_MAX];
 	struct access acc[BLOCK_MAX][2];
 	unsigned int n_groups, n_acc;  /* n_acc: of the present instruction so far */
-	int held[2];		      /* the groups whose addends S0 and S1 hold, or -1 */
+	int held[3];		      /* what S0, S1 and S2 hold: HELD_* */
 	bool split;		      /* no groups */
 	bool loop;		      /* has a second copy, or is one */
 	int8_t pace;		      /* a register, -1: nothing moves */
@@ -135,10 +139,22 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 int32_t table_at(const struct tr *t, bool write, unsigned int cls);
 void late_emit(struct tr *t);
 void group_made(struct tr *t, struct group *s); /* its look-up has just been emitted */
-/* S0 and S1 keep addends of groups while they can: a register is about to hold something else. */
-void scratch_lost(struct tr *t, int reg);
-void scratch_forget(struct tr *t); /* they hold none */
-struct hmem addend_of(int k);	   /* where a group's addend is kept */
+/*
+ * S0 to S2 keep addends of groups and guest registers that are in memory while they can.
+ * docs/ENGINE.md, "Scratch registers".
+ */
+void scratch_lost(struct tr *t, int reg); /* it is about to hold something else */
+void scratch_forget(struct tr *t);	  /* they hold nothing */
+void scratch_holds(struct tr *t, int reg, unsigned int g); /* g, as the memory does, and nothing else does */
+int scratch_with(const struct tr *t, unsigned int g);	   /* the one that holds g, -1 */
+/* A register with guest register g to be read: its own, one that holds it, else `scratch`. */
+int gpr_read(struct tr *t, unsigned int g, int scratch);
+/* Place the instruction's registers that are in memory; none in m's registers. False: there is no room. */
+bool spills_place(struct tr *t, const struct insn *in, const struct hmem *m, struct spill *s, unsigned int n);
+void spills_done(struct tr *t, const struct spill *s, unsigned int n);
+struct hmem addend_of(int k);		  /* where a group's addend is kept */
+bool addend_wanted(const struct tr *t, int k); /* there are accesses to come */
+void gprs_forget(struct tr *t);
 
 /* translate_group.c */
 void groups_plan(struct tr *t);

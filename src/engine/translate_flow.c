@@ -151,6 +151,7 @@ static bool push_imm_emit(struct tr *t, uint64_t val, unsigned int size, bool ke
 
 	if (!stack_lookup(t, -(int32_t)size, size, true, &m))
 		return false;
+	scratch_lost(t, S2);
 	if (keep) {
 		e_load(&t->e, S2, m);
 		e_store(&t->e, GS_MEM(tmp[1]), S2);
@@ -181,6 +182,7 @@ static bool operand_load(struct tr *t, const struct insn *in, unsigned int size,
 	if (!ea_emit(t, in, &x, &val, &constant) ||
 	    !lookup_emit(t, x, constant, val, false, size, false, false, &m))
 		return false;
+	scratch_lost(t, d);
 	e_rm(&t->e, 0x8b, size == 8, d, &m);
 	return true;
 }
@@ -208,11 +210,7 @@ static bool push_emit(struct tr *t, const struct insn *in)
 		return push_imm_emit(t, (uint64_t)in->imm, n, false);
 	if (!stack_lookup(t, -(int32_t)n, n, true, &m))
 		return false;
-	h = host_reg((unsigned int)g);
-	if (h < 0) {
-		e_load(&t->e, S2, gs_gpr((unsigned int)g));
-		h = S2;
-	}
+	h = gpr_read(t, (unsigned int)g, S2);
 	e_rm(&t->e, 0x89, n == 8, h, &m);
 	rsp_add(t, -(int32_t)n);
 	return true;
@@ -222,10 +220,12 @@ static void gpr_from(struct tr *t, unsigned int g, int src)
 {
 	int h = host_reg(g);
 
-	if (h < 0)
+	if (h < 0) {
 		e_store(&t->e, gs_gpr(g), src);
-	else
+		scratch_holds(t, src, g);
+	} else {
 		e_mov_rr(&t->e, h, src);
+	}
 }
 
 static bool pop_emit(struct tr *t, const struct insn *in)
@@ -237,6 +237,7 @@ static bool pop_emit(struct tr *t, const struct insn *in)
 	if (in->opsize == 2 || in->has_mem || !stack_lookup(t, 0, n, false, &m))
 		return false;
 	if (g == R_SP || host_reg(g) < 0) {
+		scratch_lost(t, S2);
 		e_rm(&t->e, 0x8b, n == 8, S2, &m);
 		rsp_add(t, (int32_t)n);
 		gpr_from(t, g, S2);
@@ -254,6 +255,7 @@ static bool leave_emit(struct tr *t, const struct insn *in)
 
 	if (in->opsize == 2 || !lookup_emit(t, at(H_BP, 0), false, 0, flat32(t), n, false, false, &m))
 		return false;
+	scratch_lost(t, S2);
 	e_rm(&t->e, 0x8b, n == 8, S2, &m);
 	e_lea(&t->e, HRSP, at(H_BP, (int32_t)n), n == 8);
 	e_mov_rr(&t->e, H_BP, S2);

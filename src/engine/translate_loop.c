@@ -81,6 +81,7 @@ static bool lowest_emit(struct tr *t, const struct group *g)
 	uint64_t value;
 	bool constant;
 
+	scratch_forget(t);
 	if (g->base_id)
 		op.base = (int8_t)(g->base_id - 1);
 	if (g->index_id)
@@ -89,6 +90,7 @@ static bool lowest_emit(struct tr *t, const struct group *g)
 	if (!ea_emit(t, &op, &x, &value, &constant) || constant)
 		return false;
 	e_lea(&t->e, S1, x, true);
+	scratch_forget(t);
 	return true;
 }
 
@@ -162,7 +164,7 @@ static void hold_pick(struct tr *t)
 {
 	unsigned int n = 0;
 
-	t->head_held[0] = t->head_held[1] = -1;
+	t->head_held[0] = t->head_held[1] = HELD_NONE;
 	for (unsigned int k = 0; k < t->n_groups && n < 2; k++)
 		if (t->groups[k].hoisted)
 			t->head_held[1 - n++] = (int)k;
@@ -177,6 +179,7 @@ void loop_hold(struct tr *t)
 			e_load(&t->e, S0 + r, addend_of(k));
 		t->held[r] = k;
 	}
+	t->held[2] = HELD_NONE;
 }
 
 /* Behind the first copy: t->back is its jump back. True: emit the second copy now. */
@@ -205,6 +208,7 @@ bool loop_head_emit(struct tr *t)
 
 		if (h < 0) {
 			pace_load(t, S2);
+			scratch_holds(t, S2, (unsigned int)t->pace);
 			h = S2;
 		}
 		e_rm(e, 0x3b, true, h, &limit);

@@ -13,6 +13,7 @@ void flags_save(struct tr *t)
 
 	if (t->saved)
 		return;
+	scratch_lost(t, S2);
 	e_mov_rr(e, S2, H_AX);
 	e1(e, 0x9f); /* lahf */
 	e1(e, 0x0f);
@@ -51,17 +52,6 @@ void flags_free(struct tr *t)
 
 /* ---- addresses ---- */
 
-static int reg_in(struct tr *t, unsigned int g, int scratch)
-{
-	int h = host_reg(g);
-
-	if (h >= 0)
-		return h;
-	scratch_lost(t, scratch);
-	e_load(&t->e, scratch, gs_gpr(g));
-	return scratch;
-}
-
 bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *value, bool *constant)
 {
 	bool fsgs = in->seg == S_FS || in->seg == S_GS;
@@ -93,9 +83,9 @@ bool ea_emit(struct tr *t, const struct insn *in, struct hmem *x, uint64_t *valu
 	}
 	*x = (struct hmem){.base = -1, .index = -1, .scale = in->scale, .disp = (int32_t)in->disp};
 	if (in->base >= 0)
-		x->base = (int8_t)reg_in(t, (unsigned int)in->base, S0);
+		x->base = (int8_t)gpr_read(t, (unsigned int)in->base, S0);
 	if (in->index >= 0)
-		x->index = (int8_t)reg_in(t, (unsigned int)in->index, S1);
+		x->index = (int8_t)gpr_read(t, (unsigned int)in->index, S1);
 	if (narrow) {
 		scratch_lost(t, S0);
 		e_lea(&t->e, S0, *x, false);
@@ -136,35 +126,6 @@ static unsigned int tlb_class(const struct hmem *x)
 	return of[r] ^ (x->disp > 2047 || x->disp < -2048 ? 2u : 0u);
 }
 
-struct hmem addend_of(int k)
-{
-	struct hmem m = GS_MEM(addend);
-
-	m.disp += 8 * k;
-	return m;
-}
-
-static bool wanted(const struct tr *t, int k)
-{
-	return k >= 0 && (t->groups[k].n || t->groups[k].hoisted);
-}
-
-void scratch_lost(struct tr *t, int reg)
-{
-	int k = t->held[reg - S0];
-
-	if (wanted(t, k) && !t->groups[k].kept) {
-		e_store(&t->e, addend_of(k), reg);
-		t->groups[k].kept = true;
-	}
-	t->held[reg - S0] = -1;
-}
-
-void scratch_forget(struct tr *t)
-{
-	t->held[0] = t->held[1] = -1;
-}
-
 /* Where a look-up of the table begins: the site and the way out of line. */
 static struct late *late_new(struct tr *t, unsigned int size, bool write, bool ahead, unsigned int cls)
 {
@@ -199,6 +160,7 @@ static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool 
 		return false;
 	flags_free(t);
 	scratch_lost(t, S1);
+	scratch_lost(t, S2);
 	l = late_new(t, size, write, false, cls);
 	l->constant = true;
 	l->value = value;
@@ -232,13 +194,14 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 		scratch_lost(t, S1);
 		e_lea(e, S0, *x, true);
 		*x = at(S0, 0);
-	} else if (x->base != S0 && wanted(t, t->held[1]) && !wanted(t, t->held[0])) {
+	} else if (x->base != S0 && addend_wanted(t, t->held[1]) && !addend_wanted(t, t->held[0])) {
 		e_mov_rr(e, S0, S1);
 		t->held[0] = t->held[1];
 	}
 	if (t->held[0] != t->held[1])
 		scratch_lost(t, S1);
-	t->held[1] = -1;
+	t->held[1] = HELD_NONE;
+	scratch_lost(t, S2);
 	first = last = *x;
 	first.disp += off;
 	last.disp += off + (int32_t)size - 1;
@@ -267,7 +230,7 @@ static int addend_load(struct tr *t, int k, bool s0_free)
 
 	if (t->held[0] == k || t->held[1] == k)
 		return t->held[0] == k ? S0 : S1;
-	if (s0_free && wanted(t, t->held[1]) && !wanted(t, t->held[0]))
+	if (s0_free && addend_wanted(t, t->held[1]) && !addend_wanted(t, t->held[0]))
 		r = S0;
 	scratch_lost(t, r);
 	e_load(&t->e, r, addend_of(k));
