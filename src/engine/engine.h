@@ -30,6 +30,7 @@ struct engine_slot {
 	void *host;	 /* readable; writable unless ENGINE_SLOT_RDONLY */
 	uint32_t flags;
 	uint64_t *dirty; /* NULL, or one bit a page, set (atomically) when the page is written */
+	uint32_t id;	 /* the caller's name for it */
 };
 
 /* ---- what the outside provides ----------------------------------------- */
@@ -71,6 +72,11 @@ struct engine_ops {
 	 * 0: done; 1: leave with ENGINE_EXIT_HYPERCALL, the result is given by
 	 * engine_exit.access.data at re-entry. NULL: VMCALL is #UD. */
 	int (*hypercall)(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t *result);
+	/* This vCPU set a bit in a slot's dirty bitmap that was clear. Translated code may be in the
+	 * middle of a block, the guest's SIMD registers in the processor: touch none of them
+	 * (-mgeneral-regs-only), and no more than memory and engine_vcpu_kick(). NULL: nobody asks.
+	 * After ENGINE_KICK_EXIT no instruction but the present one writes to a page without a bit. */
+	void (*dirtied)(void *cpu, uint32_t id, uint64_t page);
 	/* In a signal handler: does the caller's own handler of faults deal with one at this
 	 * host address of code? NULL: never. Others on guest memory end engine_run(). */
 	bool (*handles_fault)(uint64_t host_rip);

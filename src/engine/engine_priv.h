@@ -468,6 +468,7 @@ struct slot {
 	uint8_t *host;
 	uint32_t flags;
 	uint64_t *dirty;
+	uint32_t id;
 	bool passed_on;		 /* words are a newer map's */
 	_Atomic uint64_t *words; /* a page: vCPUs with code (low half), with a write tag (high) */
 };
@@ -476,7 +477,7 @@ struct slot_map {
 	struct slot slot[];
 };
 struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa);
-void slot_dirty(struct slot *s, gpa_t gpa);
+void slot_dirty(struct engine_vcpu *v, const struct slot *s, gpa_t gpa);
 void code_flush(struct engine_vcpu *v); /* all translated code */
 void tlb_flush_all(struct engine_vcpu *v);     /* of all PCIDs */
 void tlb_flush_present(struct engine_vcpu *v); /* what the present PCID could use, global pages too */

@@ -144,7 +144,7 @@ again:
 			if (!(e & PTE_A) && !peek) {
 				if (!entry_set(p, es, e, PTE_A))
 					goto again;
-				slot_dirty(s, at);
+				slot_dirty(v, s, at);
 			}
 			table = e & (es == 8 ? v->phys_mask : 0xfffff000u);
 			continue;
@@ -171,7 +171,7 @@ again:
 			if ((e & set) != set) {
 				if (!entry_set(p, es, e, set))
 					goto again;
-				slot_dirty(s, at);
+				slot_dirty(v, s, at);
 				e |= set;
 			}
 		}

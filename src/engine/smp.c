@@ -338,7 +338,7 @@ int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, u
 			goto free_map;
 		}
 		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host,
-					   .flags = s->flags, .dirty = s->dirty};
+					   .flags = s->flags, .dirty = s->dirty, .id = s->id};
 	}
 	if (!is_sorted(m, n))
 		qsort(m->slot, n, sizeof(struct slot), slot_order);

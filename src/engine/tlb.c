@@ -30,12 +30,14 @@ struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa)
 	return NULL;
 }
 
-void slot_dirty(struct slot *s, gpa_t gpa)
+void slot_dirty(struct engine_vcpu *v, const struct slot *s, gpa_t gpa)
 {
-	uint64_t page = (gpa - s->gpa) >> 12;
+	uint64_t page = (gpa - s->gpa) >> 12, bit = 1ull << (page % 64);
 
-	if (s->dirty)
-		__atomic_fetch_or(&s->dirty[page / 64], 1ull << (page % 64), __ATOMIC_SEQ_CST);
+	if (!s->dirty || __atomic_fetch_or(&s->dirty[page / 64], bit, __ATOMIC_SEQ_CST) & bit)
+		return;
+	if (v->ops->dirtied)
+		v->ops->dirtied(v->cpu, s->id, page);
 }
 
 static inline unsigned int tlb_index(uint64_t lin, unsigned int cls)
@@ -217,7 +219,7 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 		 * mark or no tag (docs/ENGINE.md, "Dirty log") */
 		tlb_set(v, m, TLB_W, lin, cls, r->host - (lin & 4095), &w);
 	}
-	slot_dirty(r->slot, w.gpa);
+	slot_dirty(v, r->slot, w.gpa);
 	return X_NEXT;
 }
 
@@ -270,6 +272,12 @@ static bool unseen(struct engine_vcpu *v, uint64_t lin, const struct site *s)
 	return mmu_walk(v, lin, true, false, s->mode, true, &w) == X_NEXT && w.dirty;
 }
 
+/* Asked to leave, which may be because too many pages are dirty: a block has no bound on them. */
+static bool must_leave(const struct engine_vcpu *v)
+{
+	return atomic_load_explicit(&v->attn, memory_order_relaxed) & ENGINE_KICK_EXIT;
+}
+
 void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 {
 	struct site *s = &v->cache->sites[site];
@@ -279,6 +287,7 @@ void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 
 	v->miss_site = site;
 	ok = (lin & 4095) + s->size <= 4096 && is_canonical(lin) && (!s->ahead || unseen(v, lin, s)) &&
+	     !(s->write && must_leave(v)) &&
 	     page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
 	     t->tag == (uint64_t)((int64_t)lin >> 12);
 	v->miss_site = 0;

@@ -21,9 +21,9 @@ static int dev_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
 	return r < 0 ? -errno : r;
 }
 
-static int dev_mmap(void *ctx, int fd, size_t size, void **out)
+static int dev_mmap(void *ctx, int fd, size_t size, uint64_t offset, void **out)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
 
 	if (p == MAP_FAILED)
 		return -errno;

@@ -19,8 +19,8 @@ struct kvmapi_ops {
 	int (*open)(void *ctx);
 	/* As ioctl(2), with -errno. arg: a pointer or an integer, as the request asks. EINTR is returned. */
 	int (*ioctl)(void *ctx, int fd, unsigned long request, uintptr_t arg);
-	/* As mmap(2) shared, readable and writable, of a vCPU fd. */
-	int (*mmap)(void *ctx, int fd, size_t size, void **out);
+	/* As mmap(2) shared, readable and writable, of a vCPU fd from offset. */
+	int (*mmap)(void *ctx, int fd, size_t size, uint64_t offset, void **out);
 	int (*munmap)(void *ctx, void *p, size_t size);
 	int (*close)(void *ctx, int fd);
 	/*

@@ -513,14 +513,14 @@ static int rb_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
 }
 
 /* The mapping is the one we have for ourselves. */
-static int rb_mmap(void *ctx, int fd, size_t size, void **out)
+static int rb_mmap(void *ctx, int fd, size_t size, uint64_t offset, void **out)
 {
 	struct rebuild *rb = ctx;
 	struct rb_vcpu *v = find_vcpu(rb, fd);
 
 	if (!v)
-		return rb->inner.ops->mmap(rb->inner.ctx, fd, size, out);
-	if (v->mapped || size > rb->sys.vcpu_mmap_size)
+		return rb->inner.ops->mmap(rb->inner.ctx, fd, size, offset, out);
+	if (v->mapped || offset || size > rb->sys.vcpu_mmap_size)
 		return -EINVAL;
 	v->mapped = rb->sys.vcpu_mmap_size;
 	*out = v->vcpu.run;

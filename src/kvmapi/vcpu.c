@@ -13,7 +13,7 @@ int vcpu_open(struct vcpu *v, struct vm *vm, unsigned id)
 	fd = vm_ioctl_val(vm, KVM_CREATE_VCPU, id);
 	if (fd < 0)
 		return fd;
-	r = api->ops->mmap(api->ctx, fd, vm->sys->vcpu_mmap_size, &run);
+	r = api->ops->mmap(api->ctx, fd, vm->sys->vcpu_mmap_size, 0, &run);
 	if (r) {
 		(void)api->ops->close(api->ctx, fd);
 		return r;

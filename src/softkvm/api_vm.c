@@ -2,6 +2,7 @@
  * The VM fd: "VM ioctls".
  */
 #include "softkvm/chips.h"
+#include "softkvm/dirty_ring.h"
 #include "softkvm/ioeventfd.h"
 #include "softkvm/irqfd.h"
 #include "softkvm/msr.h"
@@ -63,6 +64,11 @@ static int clear_dirty_log(void *obj, uintptr_t arg)
 {
 	VM;
 	return memslots_clear_dirty_log(&vm->mem, (void *)arg);
+}
+
+static int reset_dirty_rings(void *obj, uintptr_t arg)
+{
+	return dirty_rings_reset(obj);
 }
 
 static int register_coalesced(void *obj, uintptr_t arg)
@@ -416,6 +422,7 @@ static const struct ioctl_row rows[] = {
 	{ KVM_SET_USER_MEMORY_REGION2, set_memory2 },
 	{ KVM_GET_DIRTY_LOG, get_dirty_log },
 	{ KVM_CLEAR_DIRTY_LOG, clear_dirty_log },
+	{ KVM_RESET_DIRTY_RINGS, reset_dirty_rings, true },
 	{ KVM_REGISTER_COALESCED_MMIO, register_coalesced },
 	{ KVM_UNREGISTER_COALESCED_MMIO, unregister_coalesced },
 	{ KVM_CREATE_VCPU, create_vcpu, true },

@@ -23,8 +23,8 @@ struct soft_file_ops {
 	const char *name; /* of the memfd */
 	/* As ioctl(2). Any thread, several at once. */
 	int (*ioctl)(struct soft_file *f, unsigned long request, uintptr_t arg);
-	/* Complete the mapping at p (size bytes) that mmap made of the memfd. May be NULL. */
-	int (*mapped)(struct soft_file *f, void *p, size_t size);
+	/* Complete the mapping at p (size bytes) that mmap made of the memfd from offset. May be NULL. */
+	int (*mapped)(struct soft_file *f, void *p, size_t size, uint64_t offset);
 	/* The last reference has gone: free the object that f is part of. */
 	void (*release)(struct soft_file *f);
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "softkvm/memslot.h"
 #include "engine/engine.h"
+#include "softkvm/dirty_ring.h"
 #include "softkvm/softkvm_priv.h"
 #include <stdlib.h>
 
@@ -153,6 +154,7 @@ static int table_install(struct memslots *m, struct memslot_table *t)
 			.host = s->host,
 			.flags = s->flags & KVM_MEM_READONLY ? ENGINE_SLOT_RDONLY : 0,
 			.dirty = s->log ? s->log->bits : NULL,
+			.id = s->id,
 		};
 	}
 	r = engine_vm_set_slots(m->engine, e, t->nr, NULL);
@@ -205,7 +207,7 @@ static int set_locked(struct memslots *m, const struct kvm_userspace_memory_regi
 				s.log = old->log;
 			else
 				s.log = log_create(s.size / SOFT_PAGE_SIZE,
-						   m->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET);
+						   !m->rings && m->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET);
 			if (!s.log)
 				return -ENOMEM;
 		}
@@ -250,6 +252,27 @@ void memslots_set_manual_protect(struct memslots *m, uint32_t flags)
 	mutex_unlock(&m->lock);
 }
 
+void memslots_use_rings(struct memslots *m)
+{
+	const struct memslot_table *t;
+
+	mutex_lock(&m->lock);
+	m->rings = true;
+	t = atomic_load(&m->table);
+	for (unsigned i = 0; i < t->nr; i++)
+		if (t->slot[i].log)
+			memset(t->slot[i].log->bits, 0, t->slot[i].log->words * sizeof(uint64_t));
+	mutex_unlock(&m->lock);
+}
+
+void memslots_forget_page_locked(struct memslots *m, uint32_t slot, uint64_t page)
+{
+	struct memslot *s = find_id(atomic_load(&m->table), slot);
+
+	if (s && s->log && page < s->size / SOFT_PAGE_SIZE)
+		__atomic_fetch_and(&s->log->bits[page / 64], ~BIT_ULL(page % 64), __ATOMIC_SEQ_CST);
+}
+
 /*
  * The bits are taken first and the pages protected after, before the caller
  * looks at memory: a store is either seen by the caller or marked again.
@@ -269,9 +292,13 @@ int memslots_get_dirty_log(struct memslots *m, const struct kvm_dirty_log *d)
 	size_t len;
 	int r = -ENOENT;
 
-	if (d->slot >= m->max_slots)
-		return -EINVAL;
 	mutex_lock(&m->lock);
+	if (m->rings)
+		r = -ENXIO;
+	else if (d->slot >= m->max_slots)
+		r = -EINVAL;
+	if (r != -ENOENT)
+		goto unlock;
 	s = find_id(atomic_load(&m->table), d->slot);
 	if (!s || !s->log)
 		goto unlock;
@@ -298,9 +325,13 @@ int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_lo
 	struct memslot *s;
 	int r = -ENOENT;
 
-	if (d->slot >= m->max_slots || d->first_page & 63)
-		return -EINVAL;
 	mutex_lock(&m->lock);
+	if (m->rings)
+		r = -ENXIO;
+	else if (d->slot >= m->max_slots || d->first_page & 63)
+		r = -EINVAL;
+	if (r != -ENOENT)
+		goto unlock;
 	s = find_id(atomic_load(&m->table), d->slot);
 	if (!s || !s->log)
 		goto unlock;
@@ -328,16 +359,21 @@ unlock:
 	return r;
 }
 
-static void mark(const struct memslot *s, gpa_t gpa)
+static void mark(const struct memslots *m, const struct memslot *s, struct dirty_ring *ring, gpa_t gpa)
 {
-	uint64_t page = (gpa - s->gpa) / SOFT_PAGE_SIZE;
+	uint64_t page = (gpa - s->gpa) / SOFT_PAGE_SIZE, bit = BIT_ULL(page % 64);
 
-	if (s->log)
-		__atomic_fetch_or(&s->log->bits[page / 64], BIT_ULL(page % 64), __ATOMIC_SEQ_CST);
+	if (!s->log || (m->rings && !ring))
+		return;
+	if (__atomic_fetch_or(&s->log->bits[page / 64], bit, __ATOMIC_SEQ_CST) & bit)
+		return;
+	if (m->rings)
+		dirty_ring_push(ring, s->id, page);
 }
 
 /* One page's part of an access. */
-static int access_page(struct memslot_table *t, gpa_t gpa, void *buf, size_t len, bool write)
+static int access_page(const struct memslots *m, struct memslot_table *t, struct dirty_ring *ring, gpa_t gpa,
+		       void *buf, size_t len, bool write)
 {
 	const struct memslot *s = find_gpa(t, gpa);
 	uintptr_t host;
@@ -349,11 +385,12 @@ static int access_page(struct memslot_table *t, gpa_t gpa, void *buf, size_t len
 		return copy_from_user(buf, host, len);
 	if (copy_to_user(host, buf, len))
 		return -EFAULT;
-	mark(s, gpa);
+	mark(m, s, ring, gpa);
 	return 0;
 }
 
-static int guest_access(struct memslots *m, gpa_t gpa, void *buf, size_t len, bool write)
+static int guest_access(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, void *buf, size_t len,
+			bool write)
 {
 	unsigned g = grace_enter(m->grace);
 	struct memslot_table *t = atomic_load(&m->table);
@@ -362,7 +399,7 @@ static int guest_access(struct memslots *m, gpa_t gpa, void *buf, size_t len, bo
 	while (len && !r) {
 		size_t n = MIN(len, SOFT_PAGE_SIZE - (gpa & (SOFT_PAGE_SIZE - 1)));
 
-		r = access_page(t, gpa, buf, n, write);
+		r = access_page(m, t, ring, gpa, buf, n, write);
 		gpa += n;
 		buf = (uint8_t *)buf + n;
 		len -= n;
@@ -373,7 +410,7 @@ static int guest_access(struct memslots *m, gpa_t gpa, void *buf, size_t len, bo
 
 int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len)
 {
-	return guest_access(m, gpa, dst, len, false);
+	return guest_access(m, NULL, gpa, dst, len, false);
 }
 
 bool guest_is_writable(struct memslots *m, gpa_t gpa)
@@ -386,12 +423,13 @@ bool guest_is_writable(struct memslots *m, gpa_t gpa)
 	return yes;
 }
 
-int guest_write(struct memslots *m, gpa_t gpa, const void *src, size_t len)
+int guest_write(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, const void *src, size_t len)
 {
-	return guest_access(m, gpa, (void *)(uintptr_t)src, len, true);
+	return guest_access(m, ring, gpa, (void *)(uintptr_t)src, len, true);
 }
 
-static int bits8(struct memslots *m, gpa_t gpa, uint8_t mask, int (*op)(uint8_t *, uint8_t))
+static int bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t mask,
+		 int (*op)(uint8_t *, uint8_t))
 {
 	unsigned g = grace_enter(m->grace);
 	const struct memslot *s = find_gpa(atomic_load(&m->table), gpa);
@@ -400,18 +438,18 @@ static int bits8(struct memslots *m, gpa_t gpa, uint8_t mask, int (*op)(uint8_t 
 	if (s && !(s->flags & KVM_MEM_READONLY)) {
 		r = op(s->host + (gpa - s->gpa), mask);
 		if (r >= 0)
-			mark(s, gpa);
+			mark(m, s, ring, gpa);
 	}
 	grace_leave(m->grace, g);
 	return r;
 }
 
-int guest_set_bits8(struct memslots *m, gpa_t gpa, uint8_t mask)
+int guest_set_bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t mask)
 {
-	return bits8(m, gpa, mask, user_set_bits8);
+	return bits8(m, ring, gpa, mask, user_set_bits8);
 }
 
-int guest_clear_bits8(struct memslots *m, gpa_t gpa, uint8_t mask)
+int guest_clear_bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t mask)
 {
-	return bits8(m, gpa, mask, user_clear_bits8);
+	return bits8(m, ring, gpa, mask, user_clear_bits8);
 }

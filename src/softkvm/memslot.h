@@ -15,9 +15,12 @@
 
 struct engine_vm;
 
+struct dirty_ring;
+
 struct dirty_log {
 	unsigned refs;	     /* tables that name it; slots' writer lock */
-	uint64_t *bits;	     /* one bit a page, set by anybody atomically */
+	/* One bit a page, set by anybody atomically: dirty; with rings, in one of them. */
+	uint64_t *bits;
 	uint64_t words;
 };
 
@@ -43,6 +46,7 @@ struct memslots {
 	uint64_t pages;			    /* in all slots; lock */
 	unsigned max_slots;		    /* (o) */
 	uint32_t manual_protect;	    /* KVM_DIRTY_LOG_*; lock */
+	bool rings;			    /* dirty pages go into the vCPUs' rings; lock */
 };
 
 int memslots_init(struct memslots *m, struct grace *g, struct engine_vm *engine) __must_check;
@@ -57,19 +61,25 @@ int memslots_set(struct memslots *m, const struct kvm_userspace_memory_region *r
 
 /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. */
 void memslots_set_manual_protect(struct memslots *m, uint32_t flags);
+/* KVM_CAP_DIRTY_LOG_RING, before there is a vCPU. */
+void memslots_use_rings(struct memslots *m);
+/* A page that was collected is to be marked again when it is written; engine_vm_protect() must
+ * follow. What is in no slot is ignored. */
+void memslots_forget_page_locked(struct memslots *m, uint32_t slot, uint64_t page);
 int memslots_get_dirty_log(struct memslots *m, const struct kvm_dirty_log *d) __must_check;
 int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_log *d) __must_check;
 
 /*
- * Guest memory, any length; marks what it writes. -EFAULT if a byte is in no
+ * Guest memory, any length; marks what it writes, in the ring of the vCPU whose thread it is
+ * (NULL: none, and then where there are rings nothing is marked). -EFAULT if a byte is in no
  * slot, in a read-only one (write), or its host memory is not there. Any thread.
  */
 int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len) __must_check;
 /* Is there memory at gpa that a guest may write? */
 bool guest_is_writable(struct memslots *m, gpa_t gpa);
-int guest_write(struct memslots *m, gpa_t gpa, const void *src, size_t len) __must_check;
+int guest_write(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, const void *src, size_t len) __must_check;
 /* Set or clear bits of one byte atomically; the old value or -EFAULT. */
-int guest_set_bits8(struct memslots *m, gpa_t gpa, uint8_t mask);
-int guest_clear_bits8(struct memslots *m, gpa_t gpa, uint8_t mask);
+int guest_set_bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t mask);
+int guest_clear_bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t mask);
 
 #endif

@@ -261,21 +261,25 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	return fail(r);
 }
 
+#define RING_OFFSET (KVM_DIRTY_LOG_PAGE_OFFSET * UINT64_C(4096))
+
 EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	void *ctx = context(), *p;
 	struct cancel cancel;
 	int r;
 
-	if (fd < 0 || (flags & MAP_ANONYMOUS) || !(flags & MAP_SHARED) || !ctx ||
-	    !softkvm_owns_fd(ctx, fd))
+	if (fd < 0 || (flags & MAP_ANONYMOUS) || !ctx || !softkvm_owns_fd(ctx, fd))
 		return preload_libc()->mmap(addr, len, prot, flags, fd, off);
-	if (off) {
+	/* A ring of dirty pages is shared data or nothing. */
+	if ((uint64_t)off + len > RING_OFFSET && (!(flags & MAP_SHARED) || prot & PROT_EXEC)) {
 		errno = EINVAL;
 		return MAP_FAILED;
 	}
+	if (!(flags & MAP_SHARED))
+		return pre.libc.mmap(addr, len, prot, flags, fd, off);
 	cancel = hold_cancel();
-	r = softkvm_ops.mmap(ctx, fd, len, &p);
+	r = softkvm_ops.mmap(ctx, fd, len, (uint64_t)off, &p);
 	let_cancel(cancel);
 	if (r) {
 		errno = -r;

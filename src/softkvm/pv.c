@@ -80,8 +80,9 @@ int pv_msr_get(struct soft_vcpu *v, uint32_t index, uint64_t *value)
 /* ---- clocks --------------------------------------------------------------- */
 
 /* The wall clock at boot of the VM's clock, with an odd version while it is written. */
-static void write_wall_clock(struct soft_vm *vm, gpa_t gpa)
+static void write_wall_clock(struct soft_vcpu *v, gpa_t gpa)
 {
+	struct soft_vm *vm = v->vm;
 	struct pvclock_wall_clock_fields { uint32_t version, sec, nsec; } w;
 	struct timespec now;
 	uint64_t boot;
@@ -89,16 +90,16 @@ static void write_wall_clock(struct soft_vm *vm, gpa_t gpa)
 	if (!gpa || guest_read(&vm->mem, gpa, &w.version, sizeof(w.version)))
 		return;
 	w.version += w.version & 1 ? 2 : 1;
-	if (guest_write(&vm->mem, gpa, &w.version, sizeof(w.version)))
+	if (guest_write(&vm->mem, &v->ring, gpa, &w.version, sizeof(w.version)))
 		return;
 	clock_gettime(CLOCK_REALTIME, &now);
 	boot = (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec -
 	       (clock_ns() + (uint64_t)READ_ONCE(vm->clock_offset));
 	w.sec = (uint32_t)(boot / NSEC_PER_SEC);
 	w.nsec = (uint32_t)(boot % NSEC_PER_SEC);
-	(void)!guest_write(&vm->mem, gpa, &w, sizeof(w));
+	(void)!guest_write(&vm->mem, &v->ring, gpa, &w, sizeof(w));
 	w.version++;
-	(void)!guest_write(&vm->mem, gpa, &w.version, sizeof(w.version));
+	(void)!guest_write(&vm->mem, &v->ring, gpa, &w.version, sizeof(w.version));
 }
 
 struct vcpu_time {
@@ -130,11 +131,11 @@ void pv_update_clock(struct soft_vcpu *v)
 	if (guest_read(mem, gpa, &t.version, sizeof(t.version)))
 		return;
 	t.version = (t.version + 1) | 1;
-	if (guest_write(mem, gpa, &t.version, sizeof(t.version)))
+	if (guest_write(mem, &v->ring, gpa, &t.version, sizeof(t.version)))
 		return;
-	(void)!guest_write(mem, gpa, &t, sizeof(t));
+	(void)!guest_write(mem, &v->ring, gpa, &t, sizeof(t));
 	t.version++;
-	(void)!guest_write(mem, gpa, &t.version, sizeof(t.version));
+	(void)!guest_write(mem, &v->ring, gpa, &t.version, sizeof(t.version));
 }
 
 /* ---- steal time -------------------------------------------------------------- */
@@ -173,17 +174,17 @@ void pv_account_steal(struct soft_vcpu *v)
 		now = run_delay();
 	}
 	st.version += st.version & 1 ? 2 : 1;
-	(void)!guest_write(mem, gpa + offsetof(struct kvm_steal_time, version), &st.version,
+	(void)!guest_write(mem, &v->ring, gpa + offsetof(struct kvm_steal_time, version), &st.version,
 			   sizeof(st.version));
 	if (v->pv.steal_last && now > v->pv.steal_last)
 		st.steal += now - v->pv.steal_last;
 	v->pv.steal_last = now;
 	st.preempted = 0;
-	(void)!guest_write(mem, gpa, &st.steal, sizeof(st.steal));
-	(void)!guest_write(mem, gpa + offsetof(struct kvm_steal_time, preempted), &st.preempted,
+	(void)!guest_write(mem, &v->ring, gpa, &st.steal, sizeof(st.steal));
+	(void)!guest_write(mem, &v->ring, gpa + offsetof(struct kvm_steal_time, preempted), &st.preempted,
 			   sizeof(st.preempted));
 	st.version++;
-	(void)!guest_write(mem, gpa + offsetof(struct kvm_steal_time, version), &st.version,
+	(void)!guest_write(mem, &v->ring, gpa + offsetof(struct kvm_steal_time, version), &st.version,
 			   sizeof(st.version));
 }
 
@@ -200,7 +201,7 @@ void pv_eoi_offer(struct soft_vcpu *v)
 
 	if (!(v->pv.eoi_msr & KVM_MSR_ENABLED) || !lapic_pv_eoi_allowed(&v->lapic))
 		return;
-	v->pv.eoi_offered = guest_set_bits8(&v->vm->mem, gpa, PV_EOI_FLAG) >= 0;
+	v->pv.eoi_offered = guest_set_bits8(&v->vm->mem, &v->ring, gpa, PV_EOI_FLAG) >= 0;
 }
 
 void pv_eoi_collect(struct soft_vcpu *v)
@@ -211,7 +212,7 @@ void pv_eoi_collect(struct soft_vcpu *v)
 	if (!v->pv.eoi_offered)
 		return;
 	v->pv.eoi_offered = false;
-	old = guest_clear_bits8(&v->vm->mem, gpa, PV_EOI_FLAG);
+	old = guest_clear_bits8(&v->vm->mem, &v->ring, gpa, PV_EOI_FLAG);
 	if (old < 0 || old & PV_EOI_FLAG)
 		return;
 	vcpu_stat(v, pv_eois);
@@ -231,7 +232,7 @@ int pv_msr_set(struct soft_vcpu *v, uint32_t index, uint64_t value)
 	case MSR_KVM_WALL_CLOCK:
 	case MSR_KVM_WALL_CLOCK_NEW:
 		WRITE_ONCE(v->vm->wall_clock, value);
-		write_wall_clock(v->vm, value);
+		write_wall_clock(v, value);
 		return 0;
 	case MSR_KVM_SYSTEM_TIME:
 	case MSR_KVM_SYSTEM_TIME_NEW:

@@ -139,7 +139,7 @@ static int soft_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
 	return r;
 }
 
-static int soft_mmap(void *ctx, int fd, size_t size, void **out)
+static int soft_mmap(void *ctx, int fd, size_t size, uint64_t offset, void **out)
 {
 	struct soft_file *f = file_get(ctx, fd, false);
 	void *p;
@@ -149,12 +149,12 @@ static int soft_mmap(void *ctx, int fd, size_t size, void **out)
 		return fcntl(fd, F_GETFD) < 0 ? -EBADF : -ENODEV;
 	if (f->ops->kind != SOFT_VCPU)
 		goto put;
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
 	if (p == MAP_FAILED) {
 		r = -errno;
 		goto put;
 	}
-	r = f->ops->mapped ? f->ops->mapped(f, p, size) : 0;
+	r = f->ops->mapped ? f->ops->mapped(f, p, size, offset) : 0;
 	if (r)
 		munmap(p, size);
 	else

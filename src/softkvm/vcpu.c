@@ -57,19 +57,47 @@ static void init_state(struct soft_vcpu *v)
 	vcpu_tsc_init(v);
 }
 
+#define RUN_SIZE   (SOFT_RUN_PAGES * SOFT_PAGE_SIZE)
+#define DIRTY_AT   (KVM_DIRTY_LOG_PAGE_OFFSET * SOFT_PAGE_SIZE)
+
+/* What lies between is a hole. */
+static size_t file_size(const struct soft_vm *vm)
+{
+	return vm->dirty_ring_bytes ? DIRTY_AT + vm->dirty_ring_bytes : RUN_SIZE;
+}
+
 static int map_pages(struct soft_vcpu *v)
 {
-	v->run = mmap(NULL, SOFT_RUN_PAGES * SOFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-		      v->file.own_fd, 0);
-	return v->run == MAP_FAILED ? -errno : 0;
+	size_t ring = v->vm->dirty_ring_bytes;
+	int r;
+
+	v->run = mmap(NULL, RUN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, v->file.own_fd, 0);
+	if (v->run == MAP_FAILED)
+		return -errno;
+	if (!ring)
+		return 0;
+	v->ring.gfn = mmap(NULL, ring, PROT_READ | PROT_WRITE, MAP_SHARED, v->file.own_fd, DIRTY_AT);
+	v->ring.size = (uint32_t)(ring / sizeof(v->ring.gfn[0]));
+	if (v->ring.gfn != MAP_FAILED)
+		return 0;
+	r = -errno;
+	munmap(v->run, RUN_SIZE);
+	return r;
+}
+
+static void unmap_pages(struct soft_vcpu *v)
+{
+	munmap(v->run, RUN_SIZE);
+	if (v->ring.gfn)
+		munmap(v->ring.gfn, v->ring.size * sizeof(v->ring.gfn[0]));
 }
 
 /* The coalesced ring is the VM's: put its page over the one of the vCPU's memfd. */
-int vcpu_mapped(struct soft_file *f, void *p, size_t size)
+int vcpu_mapped(struct soft_file *f, void *p, size_t size, uint64_t offset)
 {
-	uint8_t *at = (uint8_t *)p + SOFT_RING_PAGE * SOFT_PAGE_SIZE;
+	uint8_t *at = (uint8_t *)p + (SOFT_RING_PAGE * SOFT_PAGE_SIZE - offset);
 
-	if (size <= SOFT_RING_PAGE * SOFT_PAGE_SIZE)
+	if (offset > SOFT_RING_PAGE * SOFT_PAGE_SIZE || offset + size <= SOFT_RING_PAGE * SOFT_PAGE_SIZE)
 		return 0;
 	if (mmap(at, SOFT_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 		 file_vcpu(f)->vm->ring_fd, 0) == MAP_FAILED)
@@ -114,7 +142,7 @@ int vcpu_create_fd(struct soft_vm *vm, unsigned long id)
 	r = engine_vcpu_create(vm->engine, v->id, &vcpu_engine_ops, v, &v->cpu, NULL);
 	if (r)
 		goto unlock;
-	r = file_init(&v->file, vm->ctx, &vcpu_file_ops, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+	r = file_init(&v->file, vm->ctx, &vcpu_file_ops, file_size(vm));
 	if (r)
 		goto destroy_cpu;
 	r = map_pages(v);
@@ -139,7 +167,7 @@ int vcpu_create_fd(struct soft_vm *vm, unsigned long id)
 	return fd;
 
 unmap:
-	munmap(v->run, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+	unmap_pages(v);
 abandon:
 	file_abandon(&v->file);
 destroy_cpu:
@@ -161,7 +189,7 @@ void vcpu_free(struct soft_vcpu *v)
 {
 	timer_remove(&v->vm->timers, &v->timer);
 	engine_vcpu_destroy(v->cpu);
-	munmap(v->run, SOFT_RUN_PAGES * SOFT_PAGE_SIZE);
+	unmap_pages(v);
 	stats_destroy(&v->stats);
 	mutex_destroy(&v->lock);
 	free(v->cpuid);

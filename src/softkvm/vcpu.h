@@ -6,6 +6,7 @@
 #ifndef BELFRY_SOFTKVM_VCPU_H
 #define BELFRY_SOFTKVM_VCPU_H
 
+#include "softkvm/dirty_ring.h"
 #include "softkvm/msr.h"
 #include "softkvm/posted.h"
 #include "softkvm/vm.h"
@@ -100,6 +101,7 @@ struct soft_vcpu {
 	uint64_t tsc_adjust;
 	uint32_t guest_debug;
 
+	struct dirty_ring ring;
 	struct vcpu_signals signals;
 
 	struct soft_stats stats;
@@ -133,7 +135,7 @@ void vcpu_wake(struct soft_vcpu *v);
 extern const struct soft_file_ops vcpu_file_ops;
 /* vcpu.c */
 void vcpu_release(struct soft_file *f);
-int vcpu_mapped(struct soft_file *f, void *p, size_t size);
+int vcpu_mapped(struct soft_file *f, void *p, size_t size, uint64_t offset);
 /* vcpu_run.c: latched INIT and SIPI move the activity state. */
 void vcpu_accept_apic_events(struct soft_vcpu *v);
 /* KVM_RUN */

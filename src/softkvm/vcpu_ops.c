@@ -133,8 +133,19 @@ static int op_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 	return pv_hypercall(v, nr, args, result);
 }
 
+GENERAL_REGS_ONLY static void op_dirtied(void *cpu, uint32_t id, uint64_t page)
+{
+	struct soft_vcpu *v = cpu;
+
+	if (!v->ring.gfn)
+		return;
+	dirty_ring_push(&v->ring, id, page);
+	if (dirty_ring_full(&v->ring))
+		engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
+}
+
 const struct engine_ops vcpu_engine_ops = {
 	.mmio = op_mmio, .io = op_io, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
 	.intr_take = op_intr_take, .cr8_read = op_cr8_read, .cr8_write = op_cr8_write,
-	.hypercall = op_hypercall, .handles_fault = usercopy_owns,
+	.hypercall = op_hypercall, .dirtied = op_dirtied, .handles_fault = usercopy_owns,
 };

@@ -379,8 +379,36 @@ void vcpu_update_window(struct soft_vcpu *v)
 						      accepts_user_irq(v));
 }
 
+/* An access in flight is finished, and nothing more run. */
+static int finish_only(struct soft_vcpu *v)
+{
+	int r;
+
+	if (v->pending == PENDING_NONE)
+		return -EINTR;
+	complete_pending(v);
+	engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
+	(void)engine_run(v->cpu, &v->exit);
+	engine_vcpu_unkick(v->cpu, ENGINE_KICK_EXIT);
+	/* The same instruction may have more accesses to make: those are exits as ever. */
+	if (v->exit.reason == ENGINE_EXIT_INTR)
+		return -EINTR;
+	r = handle_exit(v);
+	return r == STEP_AGAIN ? -EINTR : r;
+}
+
+/* What is in flight is finished first, as the kernel does, and may itself fill the ring. */
+static int exit_ring_full(struct soft_vcpu *v)
+{
+	int r = finish_only(v);
+
+	return r == -EINTR ? exit_with(v, KVM_EXIT_DIRTY_RING_FULL) : r;
+}
+
 static int enter_guest(struct soft_vcpu *v)
 {
+	if (dirty_ring_full(&v->ring))
+		return exit_ring_full(v);
 	if (ready_for_injection(v) && v->pending == PENDING_NONE &&
 	    READ_ONCE(v->run->request_interrupt_window)) {
 		vcpu_stat(v, request_irq_exits);
@@ -417,24 +445,6 @@ static int step(struct soft_vcpu *v)
 	if (v->mp_state == KVM_MP_STATE_RUNNABLE)
 		return enter_guest(v);
 	return block(v);
-}
-
-/* An access in flight is finished, and nothing more run. */
-static int finish_only(struct soft_vcpu *v)
-{
-	int r;
-
-	if (v->pending == PENDING_NONE)
-		return -EINTR;
-	complete_pending(v);
-	engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
-	(void)engine_run(v->cpu, &v->exit);
-	engine_vcpu_unkick(v->cpu, ENGINE_KICK_EXIT);
-	/* The same instruction may have more accesses to make: those are exits as ever. */
-	if (v->exit.reason == ENGINE_EXIT_INTR)
-		return -EINTR;
-	r = handle_exit(v);
-	return r == STEP_AGAIN ? -EINTR : r;
 }
 
 static int run_uninitialized(struct soft_vcpu *v)

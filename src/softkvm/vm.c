@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "softkvm/vm.h"
 #include "softkvm/chips.h"
+#include "softkvm/dirty_ring.h"
 #include "softkvm/ioeventfd.h"
 #include "softkvm/irqfd.h"
 #include "softkvm/msr.h"
@@ -342,6 +343,9 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 {
 	const uint64_t quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
 
+	/* These two the kernel does not ask for flags. */
+	if (cap->cap == KVM_CAP_DIRTY_LOG_RING || cap->cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
+		return dirty_rings_enable(vm, cap->args[0]);
 	if (cap->flags)
 		return -EINVAL;
 	switch (cap->cap) {

@@ -50,6 +50,7 @@ static enum verdict capabilities(const struct op *op, const char *kernel, const 
 	static const unsigned offered[] = {
 		KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_MAX_VCPU_ID,
 		KVM_CAP_DISABLE_QUIRKS, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+		KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
 	};
 
 	if (!is(op, &op_enable_cap) || strcmp(kernel, "KVM_ENABLE_CAP: 0"))

@@ -104,6 +104,9 @@ struct world {
 	int vm[WORLD_VMS];
 	enum world_chips chips[WORLD_VMS];
 	bool can_run[WORLD_VMS]; /* slot 0 is there, and so may a guest be */
+	/* It has rings of dirty pages. A kernel that emulates the guest fills them store by store, and
+	 * so soon that no guest is run there: unit/softkvm_dirty_ring.c does. */
+	bool rings[WORLD_VMS];
 	int cpu[WORLD_VMS][WORLD_VCPUS];
 	struct kvm_run *run[WORLD_VMS][WORLD_VCPUS];
 	bool odd[WORLD_VMS][WORLD_VCPUS]; /* in a state that no guest is run from */

@@ -367,7 +367,7 @@ static void guest(struct world *w, const uint64_t *a)
 	int fd = w->cpu[vm][cpu];
 	unsigned nmis = 0;
 
-	if (fd < 0 || !w->can_run[vm] || w->odd[vm][cpu]) {
+	if (fd < 0 || !w->can_run[vm] || w->rings[vm] || w->odd[vm][cpu]) {
 		say(&w->s, "no guest");
 		return;
 	}

@@ -105,12 +105,21 @@ static uint64_t any_cap(struct rng *r)
 			      : PICK(r, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS,
 				     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_MAX_VCPU_ID,
 				     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_DISABLE_QUIRKS,
-				     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
+				     KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+				     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
 }
 
 static uint64_t cap_arg(struct rng *r)
 {
-	return rng_below(r, 2) ? rng_below(r, 4) : any_u64(r);
+	switch (rng_below(r, 5)) {
+	case 0:
+		return 1ull << rng_below(r, 33); /* the size of a ring */
+	case 1:
+	case 2:
+		return any_u64(r);
+	default:
+		return rng_below(r, 4);
+	}
 }
 
 static void enable_cap(struct world *w, const uint64_t *a)
@@ -120,7 +129,9 @@ static void enable_cap(struct world *w, const uint64_t *a)
 
 	if (a[1] == KVM_CAP_SPLIT_IRQCHIP)
 		return; /* an operation of its own */
-	vm_call(w, VM, KVM_ENABLE_CAP, p);
+	if (!vm_call(w, VM, KVM_ENABLE_CAP, p) &&
+	    (a[1] == KVM_CAP_DIRTY_LOG_RING || a[1] == KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		w->rings[VM] = true;
 }
 
 const struct op_kind op_enable_cap = { "enable_cap", 4, enable_cap,
@@ -139,7 +150,8 @@ static uint64_t known_cap(struct rng *r)
 	return PICK(r, KVM_CAP_IRQCHIP, KVM_CAP_MAX_VCPU_ID, KVM_CAP_NR_MEMSLOTS, KVM_CAP_IRQFD,
 		    KVM_CAP_IOEVENTFD, KVM_CAP_IRQFD_RESAMPLE, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_PIT2,
 		    KVM_CAP_SIGNAL_MSI, KVM_CAP_IRQ_ROUTING, KVM_CAP_READONLY_MEM,
-		    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_COALESCED_PIO);
+		    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_COALESCED_PIO,
+		    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
 }
 
 const struct op_kind op_check_cap = { "check_cap", 1, check_cap,
@@ -150,7 +162,7 @@ static void vm_value(struct world *w, const uint64_t *a)
 {
 	uint64_t address = a[2];
 
-	switch (a[1] % 5) {
+	switch (a[1] % 6) {
 	case 0:
 		vm_call_value(w, VM, KVM_SET_BOOT_CPU_ID, a[2]);
 		break;
@@ -165,6 +177,9 @@ static void vm_value(struct world *w, const uint64_t *a)
 		break;
 	case 4:
 		vm_call_value(w, VM, KVM_CREATE_PIT, a[2]);
+		break;
+	case 5:
+		vm_call_value(w, VM, KVM_RESET_DIRTY_RINGS, a[2]);
 	}
 }
 

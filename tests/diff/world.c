@@ -95,7 +95,7 @@ int world_begin(struct world *w)
 	for (unsigned v = 0; v < WORLD_VMS; v++) {
 		w->vm[v] = -1;
 		w->chips[v] = CHIPS_NONE;
-		w->can_run[v] = false;
+		w->can_run[v] = w->rings[v] = false;
 		for (unsigned c = 0; c < WORLD_VCPUS; c++)
 			w->odd[v][c] = false, w->cpu[v][c] = w->user_vector[v][c] = -1;
 	}
@@ -144,7 +144,7 @@ void world_close_vm(struct world *w, unsigned vm)
 		return;
 	say_result(&w->s, "close vm", w->s.api.ops->close(w->s.api.ctx, w->vm[vm]));
 	w->vm[vm] = -1;
-	w->can_run[vm] = false;
+	w->can_run[vm] = w->rings[vm] = false;
 }
 
 void world_add_vcpu(struct world *w, unsigned vm, unsigned long id)
@@ -159,7 +159,7 @@ void world_add_vcpu(struct world *w, unsigned vm, unsigned long id)
 		return;
 	while (c < WORLD_VCPUS && w->cpu[vm][c] >= 0)
 		c++;
-	if (c == WORLD_VCPUS || w->s.api.ops->mmap(w->s.api.ctx, (int)fd, w->run_size, &run)) {
+	if (c == WORLD_VCPUS || w->s.api.ops->mmap(w->s.api.ctx, (int)fd, w->run_size, 0, &run)) {
 		(void)w->s.api.ops->close(w->s.api.ctx, (int)fd);
 		return;
 	}

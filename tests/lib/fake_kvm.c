@@ -52,7 +52,7 @@ static int do_close(void *ctx, int fd)
 	return r;
 }
 
-static int do_mmap(void *ctx, int fd, size_t size, void **out)
+static int do_mmap(void *ctx, int fd, size_t size, uint64_t offset, void **out)
 {
 	struct fake_kvm *k = ctx;
 	int r = 0;

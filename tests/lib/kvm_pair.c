@@ -117,7 +117,7 @@ void side_add_vcpu(struct side *s, unsigned i, unsigned id)
 	if (r < 0)
 		return;
 	s->vcpu[i] = r;
-	r = s->api.ops->mmap(s->api.ctx, s->vcpu[i], (size_t)mmap_size(s), (void **)&s->run[i]);
+	r = s->api.ops->mmap(s->api.ctx, s->vcpu[i], (size_t)mmap_size(s), 0, (void **)&s->run[i]);
 	assert_int_equal(r, 0);
 	assert_int_equal(side_set_cpuid(s, s->vcpu[i]), 0);
 	if (side_ioctl(s, s->vcpu[i], KVM_GET_LAPIC, &l))

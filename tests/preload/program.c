@@ -247,6 +247,49 @@ static void test_fds(void **state)
 	guest_destroy(&g);
 }
 
+/* The ring of dirty pages lies in the vCPU's fd, too, shared and without code. */
+static void test_dirty_ring(void **state)
+{
+	const off_t at = KVM_DIRTY_LOG_PAGE_OFFSET * 4096;
+	struct kvm_userspace_memory_region r = { .memory_size = MEM, .flags = KVM_MEM_LOG_DIRTY_PAGES };
+	struct kvm_enable_cap ring = { .cap = KVM_CAP_DIRTY_LOG_RING, .args = { 8192 } };
+	static const uint8_t store_and_halt[] = { 0xa2, 0x00, 0x40, 0xf4 };
+	struct kvm_dirty_gfn *gfn;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	struct guest g;
+	int vm, cpu;
+
+	guest_create(&g, store_and_halt, sizeof(store_and_halt));
+	/* Another VM, with the same memory and registers. */
+	vm = ioctl(g.sys, KVM_CREATE_VM, 0);
+	assert_int_equal(ioctl(vm, KVM_ENABLE_CAP, &ring), 0);
+	r.userspace_addr = (uintptr_t)g.mem;
+	assert_int_equal(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	cpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	assert_true(cpu >= 0);
+	assert_int_equal(ioctl(g.cpu, KVM_GET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(g.cpu, KVM_GET_REGS, &regs), 0);
+	assert_int_equal(ioctl(cpu, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(ioctl(cpu, KVM_SET_REGS, &regs), 0);
+	assert_ptr_equal(mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, cpu, at), MAP_FAILED);
+	assert_int_equal(errno, EINVAL);
+	assert_ptr_equal(mmap(NULL, 8192, PROT_READ | PROT_EXEC, MAP_SHARED, cpu, at), MAP_FAILED);
+	assert_int_equal(errno, EINVAL);
+	gfn = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, cpu, at);
+	assert_true(gfn != MAP_FAILED);
+	assert_int_equal(ioctl(cpu, KVM_RUN, 0), 0);
+	assert_int_equal(gfn[0].flags, KVM_DIRTY_GFN_F_DIRTY);
+	assert_int_equal(gfn[0].offset, 4);
+	assert_int_equal(gfn[1].flags, 0);
+	gfn[0].flags = KVM_DIRTY_GFN_F_RESET;
+	assert_int_equal(ioctl(vm, KVM_RESET_DIRTY_RINGS, 0), 1);
+	assert_int_equal(munmap(gfn, 8192), 0);
+	assert_int_equal(close(cpu), 0);
+	assert_int_equal(close(vm), 0);
+	guest_destroy(&g);
+}
+
 static int in_child(int (*fn)(void *), void *arg)
 {
 	int status;
@@ -455,7 +498,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_look), cmocka_unit_test(test_others),
-		cmocka_unit_test(test_fds), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
+		cmocka_unit_test(test_fds), cmocka_unit_test(test_dirty_ring), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_faults),
 	};
 

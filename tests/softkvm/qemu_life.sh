@@ -8,6 +8,7 @@
 # pause      stops and continues it many times while it computes and writes
 # snapshot   savevm, goes on, loadvm: the guest is back where it was
 # migrate    its state to a file, and from there into another QEMU
+# ring       the same, what it dirties meanwhile told by rings and not by bitmaps
 # reset      system_reset, twice
 # hotplug    a disk, a processor and memory come; the disk goes
 # gdb        breakpoints of both kinds, steps, watchpoints, registers, memory
@@ -32,6 +33,8 @@ cases() {
 	migrate-split  no   migrate   -M q35,kernel-irqchip=split -smp 2
 	migrate-off    no   migrate   -M q35,kernel-irqchip=off -smp 1
 	migrate-pc     no   migrate   -M pc -smp 2
+	ring           yes  ring      -M q35 -smp 2
+	ring-split     no   ring      -M q35,kernel-irqchip=split -smp 2
 	reset          yes  reset     -M q35 -smp 2
 	reset-split    no   reset     -M q35,kernel-irqchip=split -smp 2
 	reset-off      no   reset     -M q35,kernel-irqchip=off -smp 1
@@ -53,7 +56,7 @@ for need in build/belfry build/libsoftkvm-preload.so; do
 done
 case ${1-} in
 --list) cases; exit 0 ;;
--h | --help) sed -n '4,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+-h | --help) sed -n '4,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 command -v qemu-system-x86_64 >/dev/null || skip 'no qemu-system-x86_64 (scripts/setup test)'
 command -v gdb >/dev/null || skip 'no gdb (scripts/setup test)'
@@ -80,8 +83,9 @@ until_seen() {
 	done
 }
 
-# start [ARGUMENTS...]: QEMU, up to its monitor. disk: its root disk and how; words: for the kernel.
-disk='' words=''
+# start [ARGUMENTS...]: QEMU, up to its monitor. disk: its root disk and how; words: for the kernel; kvm:
+# for the accelerator.
+disk='' words='' kvm=''
 start() {
 	local p drive=${disk:-file=$guest/root.ext4,snapshot=on}
 	stop
@@ -95,7 +99,7 @@ start() {
 	done
 	exec 6<>"$work/mon.in" 7<>"$work/tty.in"
 	rm -f "$work/pid"
-	build/belfry with-softkvm -- qemu-system-x86_64 -accel kvm -m 256,slots=2,maxmem=1G \
+	build/belfry with-softkvm -- qemu-system-x86_64 -accel "kvm$kvm" -m 256,slots=2,maxmem=1G \
 		-nodefaults -display none -chardev "pipe,id=mon,path=$work/mon" \
 		-mon chardev=mon,mode=readline -chardev "pipe,id=tty,path=$work/tty" \
 		-serial chardev:tty -pidfile "$work/pid" \
@@ -187,6 +191,11 @@ migrate() {
 	expect 'after the migration' "$(answer 'echo $x $(cat /f)')" 'here there' && goes_on
 }
 
+ring() {
+	kvm=,dirty-ring-size=1024
+	migrate "$@"
+}
+
 reset() {
 	start "$@" && at_shell && sh_do "$busy" && goes_on && hmp system_reset && at_shell 2 &&
 		sh_do "$busy" && goes_on && hmp system_reset && at_shell 3 && expect 'a new boot' "$(answer 'cat /tmp/n')" 0
@@ -260,7 +269,7 @@ run() {
 	local name=$1 fn=$2 t0=$EPOCHREALTIME how=ok
 	shift 2
 	: >"$work/err"
-	disk='' words=''
+	disk='' words='' kvm=''
 	"$fn" "$@" || how=FAILED
 	stop
 	printf '%-16s %s, %s s\n' "$name" "$how" "$(awk -v a="$t0" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')"

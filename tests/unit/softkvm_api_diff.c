@@ -47,7 +47,7 @@ static void script_system(struct side *s, uint64_t seed)
 	say_result(s, "closed fd", side_ioctl_val(s, 999, KVM_RUN, 0));
 	say_result(s, "fd -1", side_ioctl_val(s, -1, KVM_RUN, 0));
 	say_result(s, "close -1", s->api.ops->close(s->api.ctx, -1));
-	say_result(s, "map a VM", s->api.ops->mmap(s->api.ctx, s->vm, 4096, &p));
+	say_result(s, "map a VM", s->api.ops->mmap(s->api.ctx, s->vm, 4096, 0, &p));
 	side_add_vcpu(s, 0, 0);
 	say_result(s, "vcpu unknown", side_ioctl_val(s, s->vcpu[0], _IO(KVMIO, 0xfe), 0));
 	say_result(s, "vcpu other type", side_ioctl_val(s, s->vcpu[0], 0x5413, 0));

@@ -25,9 +25,9 @@ static int ctx_ioctl(void *ctx, int fd, unsigned long request, uintptr_t arg)
 	return softkvm_ops.ioctl(soft_context(), fd, request, arg);
 }
 
-static int ctx_mmap(void *ctx, int fd, size_t size, void **out)
+static int ctx_mmap(void *ctx, int fd, size_t size, uint64_t offset, void **out)
 {
-	return softkvm_ops.mmap(soft_context(), fd, size, out);
+	return softkvm_ops.mmap(soft_context(), fd, size, offset, out);
 }
 
 static int ctx_munmap(void *ctx, void *p, size_t size)

@@ -151,7 +151,7 @@ static void one_vm(struct fuzz *f)
 	for (unsigned i = 0; i < 2; i++) {
 		f->fd[1 + i] = softkvm_ops.ioctl(f->ctx, f->fd[0], KVM_CREATE_VCPU, i);
 		assert_true(f->fd[1 + i] >= 0);
-		assert_int_equal(softkvm_ops.mmap(f->ctx, f->fd[1 + i], 12288, (void **)&f->run[i]), 0);
+		assert_int_equal(softkvm_ops.mmap(f->ctx, f->fd[1 + i], 12288, 0, (void **)&f->run[i]), 0);
 	}
 	for (unsigned i = 0; i < CALLS; i++)
 		one_call(f);

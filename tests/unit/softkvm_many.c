@@ -126,7 +126,7 @@ static void add_cpu(struct machine *m, unsigned i)
 	c->stop = false;
 	c->fd = m->ops->ioctl(m->ctx, m->vm, KVM_CREATE_VCPU, i);
 	MUST(c->fd >= 0);
-	MUST(m->ops->mmap(m->ctx, c->fd, m->run_size, (void **)&c->run) == 0);
+	MUST(m->ops->mmap(m->ctx, c->fd, m->run_size, 0, (void **)&c->run) == 0);
 	MUST(call(m, c->fd, KVM_SET_CPUID2, &id) == 0);
 	MUST(call(m, c->fd, KVM_GET_SREGS, &sr) == 0);
 	sr.cs.base = sr.cs.selector = 0;

@@ -319,7 +319,7 @@ static void test_fds_closed_outside(void **state)
 		cpu = call(ctx, vm, KVM_CREATE_VCPU, 0);
 		assert_true(sys >= 0 && vm >= 0 && cpu >= 0);
 		assert_true(softkvm_owns_fd(ctx, cpu));
-		assert_int_equal(softkvm_ops.mmap(ctx, cpu, 12288, &run), 0);
+		assert_int_equal(softkvm_ops.mmap(ctx, cpu, 12288, 0, &run), 0);
 		close(sys);
 		close(vm);
 		close(cpu);
@@ -424,7 +424,7 @@ static void guest_create(struct guest *g, bool no_apicv, const uint8_t *code, si
 	g->vm = call(g->ctx, sys, KVM_CREATE_VM, 0);
 	assert_int_equal(call(g->ctx, g->vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&slot), 0);
 	g->cpu = call(g->ctx, g->vm, KVM_CREATE_VCPU, 0);
-	assert_int_equal(softkvm_ops.mmap(g->ctx, g->cpu, 12288, (void **)&g->run), 0);
+	assert_int_equal(softkvm_ops.mmap(g->ctx, g->cpu, 12288, 0, (void **)&g->run), 0);
 	memcpy(g->mem + 0x1000, code, len);
 	assert_int_equal(call(g->ctx, g->cpu, KVM_GET_SREGS, (uintptr_t)&sr), 0);
 	sr.cs.base = sr.cs.selector = 0;

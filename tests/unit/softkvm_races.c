@@ -52,7 +52,7 @@ static void add_cpu(struct bed *b, unsigned i)
 
 	b->cpu[i] = call(b, b->vm, KVM_CREATE_VCPU, (void *)(uintptr_t)i);
 	assert_true(b->cpu[i] >= 0);
-	assert_int_equal(softkvm_ops.mmap(b->ctx, b->cpu[i], 12288, (void **)&b->run[i]), 0);
+	assert_int_equal(softkvm_ops.mmap(b->ctx, b->cpu[i], 12288, 0, (void **)&b->run[i]), 0);
 	assert_int_equal(call(b, b->cpu[i], KVM_GET_LAPIC, &l), 0);
 	l.regs[0xf1] |= 1;
 	assert_int_equal(call(b, b->cpu[i], KVM_SET_LAPIC, &l), 0);
