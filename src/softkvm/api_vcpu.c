@@ -331,7 +331,7 @@ static int set_guest_debug(void *obj, uintptr_t arg)
 	int r = 0;
 
 	if (d->control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP))
-		r = state_queue_exception(v, d->control & KVM_GUESTDBG_INJECT_DB ? 1 : 3, false, 0);
+		r = state_queue_exception(v, d->control & KVM_GUESTDBG_INJECT_DB ? 1 : 3);
 	if (r)
 		return r;
 	v->guest_debug = d->control;
@@ -481,7 +481,7 @@ static int set_mce(void *obj, uintptr_t arg)
 	bank[1] = m->status | (bank[1] & MCI_VAL ? MCI_OVER : 0);
 	bank[2] = m->addr;
 	bank[3] = m->misc;
-	(void)!state_queue_exception(v, 18, false, 0);
+	(void)!state_queue_exception(v, 18);
 	return 0;
 }
 

@@ -36,6 +36,15 @@ struct vcpu_msrs {
 	uint64_t stored[MSR_STORED_MAX]; /* msr.c: those that only keep their value */
 };
 
+/*
+ * Of the exception that is queued in the engine: KVM calls it pending until KVM_RUN begins to deliver
+ * it, and then it still has a payload (CR2, what #DB does to DR6) that the guest's registers lack.
+ */
+struct vcpu_exception {
+	bool pending, has_payload;
+	uint64_t payload;
+};
+
 /* What must be finished at the next KVM_RUN. */
 enum vcpu_pending { PENDING_NONE, PENDING_IO, PENDING_MMIO, PENDING_HYPERCALL, PENDING_MSR };
 
@@ -64,6 +73,7 @@ struct soft_vcpu {
 	struct engine_exit exit;
 	struct kvm_run *run;		/* (o) the shared pages: read what is in them once */
 	enum vcpu_pending pending;
+	struct vcpu_exception exception;
 
 	bool has_lapic;			/* (o) */
 	struct lapic lapic;		/* without has_lapic only its base address counts */

@@ -72,6 +72,7 @@ void vcpu_accept_apic_events(struct soft_vcpu *v)
 			lapic_reset(&v->lapic, true);
 			vcpu_lapic_done(v);
 			engine_vcpu_reset(v->cpu, true);
+			v->exception = (struct vcpu_exception){ 0 };
 			tell_signature(v);
 			v->mp_state = v->lapic.base_msr & APIC_BASE_BSP ? KVM_MP_STATE_RUNNABLE
 									   : KVM_MP_STATE_INIT_RECEIVED;
@@ -417,6 +418,7 @@ static int enter_guest(struct soft_vcpu *v)
 	vcpu_update_window(v);
 	if (vcpu_has_interrupt(v))
 		engine_vcpu_kick(v->cpu, ENGINE_KICK_INTR);
+	state_begin_exception(v);
 	complete_pending(v);
 	v->has_run = true;
 	(void)engine_run(v->cpu, &v->exit); /* the reason tells all */

@@ -337,14 +337,84 @@ int state_set_debugregs(struct soft_vcpu *v, const struct kvm_debugregs *d)
 	return engine_set_debugregs(v->cpu, &e);
 }
 
+enum { DB = 1, BP = 3, OF = 4, DF = 8, PF = 14, MC = 18 };
+
+/* SDM Vol. 3B, "Debug Status Register (DR6)": these are set, or clear for a cause. */
+#define DR6_ACTIVE_LOW 0xffff0ff0u
+#define DR6_TRAPS      0xfu
+#define DR6_ENABLED    BIT(12) /* of VMX's pending debug exceptions, not of DR6 */
+#define DR7_GD	       BIT(13)
+#define RFLAGS_RF      BIT(16)
+
+static void deliver_payload(struct soft_vcpu *v, uint8_t vector)
+{
+	struct vcpu_exception *x = &v->exception;
+	struct engine_debugregs d;
+	struct engine_sregs s;
+
+	if (!x->has_payload)
+		return;
+	if (vector == DB) {
+		engine_get_debugregs(v->cpu, &d);
+		d.dr6 = (d.dr6 & ~(uint64_t)DR6_TRAPS) | DR6_ACTIVE_LOW | x->payload;
+		d.dr6 = (d.dr6 ^ (x->payload & DR6_ACTIVE_LOW)) & ~(uint64_t)DR6_ENABLED;
+		(void)!engine_set_debugregs(v->cpu, &d);
+	} else if (vector == PF) {
+		engine_get_sregs(v->cpu, &s);
+		s.cr2 = x->payload;
+		(void)!engine_set_sregs(v->cpu, &s);
+	}
+	x->has_payload = false;
+	x->payload = 0;
+}
+
+void state_begin_exception(struct soft_vcpu *v)
+{
+	struct engine_debugregs d;
+	struct engine_events ev;
+	struct engine_regs r;
+
+	if (!v->exception.pending)
+		return;
+	engine_get_events(v->cpu, &ev);
+	deliver_payload(v, ev.exception.nr);
+	switch (ev.exception.nr) {
+	case DB:
+		engine_get_debugregs(v->cpu, &d);
+		d.dr7 &= ~(uint64_t)DR7_GD;
+		(void)!engine_set_debugregs(v->cpu, &d);
+		break;
+	case BP:
+	case OF:
+	case DF:
+	case MC:
+		break;
+	default: /* a fault */
+		engine_get_regs(v->cpu, &r);
+		r.rflags |= RFLAGS_RF;
+		engine_set_regs(v->cpu, &r);
+	}
+	v->exception.pending = false;
+}
+
 void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 {
+	bool payloads = READ_ONCE(v->vm->exception_payload);
+	struct vcpu_exception *x = &v->exception;
 	struct engine_events ev;
 
 	engine_get_events(v->cpu, &ev);
 	memset(e, 0, sizeof(*e));
+	/* Who does not know of payloads finds their effects, and takes pending for injected. */
+	if (x->pending && !payloads)
+		deliver_payload(v, ev.exception.nr);
 	/* #BP and #OF come again by themselves: RIP is at the instruction, whose length is not told here. */
-	e->exception.injected = ev.exception.injected && ev.exception.nr != 3 && ev.exception.nr != 4;
+	if (ev.exception.injected && ev.exception.nr != BP && ev.exception.nr != OF) {
+		e->exception.pending = x->pending;
+		e->exception.injected = !x->pending || !payloads;
+	}
+	e->exception_has_payload = x->has_payload;
+	e->exception_payload = x->payload;
 	e->exception.nr = ev.exception.nr;
 	e->exception.has_error_code = ev.exception.has_error_code;
 	e->exception.error_code = ev.exception.error_code;
@@ -361,6 +431,8 @@ void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 	/* There is no SMM: of its part only the INIT that waits means something. */
 	e->smi.latched_init = v->has_lapic && __atomic_load_n(&v->lapic.events, __ATOMIC_SEQ_CST) & LAPIC_EVENT_INIT;
 	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
+	if (payloads)
+		e->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
 	if (v->vm->triple_fault_event)
 		e->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 }
@@ -369,21 +441,27 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 {
 	uint32_t known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
 			 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
+	struct vcpu_exception x = {
+		.pending = e->flags & KVM_VCPUEVENT_VALID_PAYLOAD && e->exception.pending,
+		.payload = e->exception_payload,
+	};
 	struct engine_events ev, old;
 	int r;
 
+	x.has_payload = x.pending && e->exception_has_payload;
 	if (v->vm->triple_fault_event)
 		known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+	if (READ_ONCE(v->vm->exception_payload))
+		known |= KVM_VCPUEVENT_VALID_PAYLOAD;
 	if (e->flags & ~known)
 		return -EINVAL;
 	if (e->flags & KVM_VCPUEVENT_VALID_SMM && (e->smi.smm || e->smi.pending || e->smi.smm_inside_nmi))
 		return -EINVAL;
-	/* What is pending counts with a payload only, and those are not offered. */
-	if (e->exception.injected && (e->exception.nr > 31 || e->exception.nr == 2))
+	if ((e->exception.injected || x.pending) && (e->exception.nr > 31 || e->exception.nr == 2))
 		return -EINVAL;
 	engine_get_events(v->cpu, &old);
 	memset(&ev, 0, sizeof(ev));
-	ev.exception.injected = e->exception.injected;
+	ev.exception.injected = e->exception.injected || x.pending;
 	ev.exception.nr = e->exception.nr;
 	ev.exception.has_error_code = e->exception.has_error_code;
 	ev.exception.error_code = e->exception.error_code;
@@ -400,6 +478,7 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 	r = engine_set_events(v->cpu, &ev);
 	if (r)
 		return r;
+	v->exception = x;
 	/* Without a local APIC an injected interrupt is one of KVM_INTERRUPT. */
 	if (!v->has_lapic)
 		v->user_vector = e->interrupt.injected ? e->interrupt.nr : -1;
@@ -418,18 +497,23 @@ int state_set_events(struct soft_vcpu *v, const struct kvm_vcpu_events *e)
 	return 0;
 }
 
-int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, uint32_t error)
+int state_queue_exception(struct soft_vcpu *v, uint8_t vector)
 {
 	struct engine_events ev;
+	int r;
 
 	engine_get_events(v->cpu, &ev);
-	if (ev.exception.injected)
+	if (ev.exception.injected && v->exception.pending)
 		return -EBUSY;
+	/* One that was in delivery comes again by itself: these are benign (SDM Vol. 3A, "Interrupt 8"). */
 	ev.exception.injected = 1;
 	ev.exception.nr = vector;
-	ev.exception.has_error_code = has_error;
-	ev.exception.error_code = error;
-	return engine_set_events(v->cpu, &ev);
+	ev.exception.has_error_code = 0;
+	ev.exception.error_code = 0;
+	r = engine_set_events(v->cpu, &ev);
+	if (!r)
+		v->exception = (struct vcpu_exception){ .pending = true };
+	return r;
 }
 
 /* ---- activity --------------------------------------------------------------------- */

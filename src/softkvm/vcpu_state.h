@@ -30,8 +30,9 @@ void state_get_mp(struct soft_vcpu *v, struct kvm_mp_state *m);
 int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m) __must_check;
 /* KVM_SET_CPUID2's entries, taken over on success. */
 int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr) __must_check;
-/* Queue an exception: -EBUSY if one is queued. */
-int state_queue_exception(struct soft_vcpu *v, uint8_t vector, bool has_error, uint32_t error)
-	__must_check;
+/* Queue an exception without error code: -EBUSY if one is pending. */
+int state_queue_exception(struct soft_vcpu *v, uint8_t vector) __must_check;
+/* Before the guest is entered: one that is pending has its effects. */
+void state_begin_exception(struct soft_vcpu *v);
 
 #endif

@@ -376,6 +376,9 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 			return -EINVAL;
 		WRITE_ONCE(vm->msr_exits, (uint32_t)cap->args[0]);
 		return 0;
+	case KVM_CAP_EXCEPTION_PAYLOAD:
+		WRITE_ONCE(vm->exception_payload, cap->args[0] != 0);
+		return 0;
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		vm->triple_fault_event = cap->args[0];
 		return 0;

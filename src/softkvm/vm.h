@@ -92,6 +92,7 @@ struct soft_vm {
 	bool hide_platform_info;	/* KVM_CAP_MSR_PLATFORM_INFO: the guest cannot read it */
 	uint32_t msr_exits;		/* KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_* */
 	bool triple_fault_event;
+	bool exception_payload;		/* KVM_CAP_EXCEPTION_PAYLOAD */
 	uint32_t dirty_ring_bytes;	/* KVM_CAP_DIRTY_LOG_RING: of each vCPU; 0: none */
 	uint64_t nr_mmu_pages;
 	uint64_t tss_addr, identity_addr;

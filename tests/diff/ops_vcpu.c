@@ -162,6 +162,12 @@ static void events(struct world *w, const uint64_t *a)
 		/* What was read is of the last exception that KVM had to deliver, and which that is is hardware's affair. */
 		e.exception.has_error_code = e.exception.nr < 32 && with_error_code >> e.exception.nr & 1;
 		e.exception.error_code = 0;
+		if (a[2] < 8)
+			break;
+		e.exception.pending = e.exception.injected;
+		e.exception_has_payload = a[3] >> 1 & 1;
+		e.exception_payload = a[3] * 0x1011;
+		e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
 		break;
 	case 1:
 		e.interrupt.injected = (uint8_t)a[3] & 1;

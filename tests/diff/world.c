@@ -292,8 +292,9 @@ static void say_vcpu(struct world *w, unsigned v, unsigned c)
 		say_hex(&w->s, "interrupts", s.interrupt_bitmap, sizeof(s.interrupt_bitmap));
 	}
 	if (!world_quiet(w, fd, KVM_GET_VCPU_EVENTS, &e))
-		say(&w->s, "exception %u %u interrupt %u %u %u nmi %u %u %u flags %x", e.exception.injected,
-		    e.exception.injected ? e.exception.nr : 0, e.interrupt.injected,
+		say(&w->s, "exception %u %u %u %u %llx interrupt %u %u %u nmi %u %u %u flags %x", e.exception.injected,
+		    e.exception.pending, e.exception.injected | e.exception.pending ? e.exception.nr : 0,
+		    e.exception_has_payload, e.exception_payload, e.interrupt.injected,
 		    e.interrupt.injected ? e.interrupt.nr : 0, e.interrupt.shadow,
 		    e.nmi.injected, e.nmi.pending, e.nmi.masked, e.flags);
 	say_ring(w, v, c);
