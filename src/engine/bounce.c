@@ -268,6 +268,9 @@ static int insn_exec(struct engine_vcpu *v, const struct insn *in, struct insn_s
 		return generic_exec(v, s);
 	case K_NOP:
 		return X_NEXT;
+	case K_PAUSE:
+		vcpu_pause(v);
+		return X_NEXT;
 	case K_LEA:
 		gpr_set(v, in->reg.g, in->reg.width, false, ea_offset(v, in));
 		return X_NEXT;

@@ -362,7 +362,9 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 	default:
 		break;
 	}
-	if (z->mnemonic == ZYDIS_MNEMONIC_NOP || z->mnemonic == ZYDIS_MNEMONIC_PAUSE)
+	if (z->mnemonic == ZYDIS_MNEMONIC_PAUSE)
+		return K_PAUSE;
+	if (z->mnemonic == ZYDIS_MNEMONIC_NOP)
 		return K_NOP;
 	return K_GENERIC;
 }

@@ -25,6 +25,7 @@ enum insn_kind {
 	/* short ones with a fast path in the translator */
 	K_CLI, K_STI, K_CLD, K_STD, K_STAC, K_CLAC, K_SWAPGS, K_RDTSC, K_PUSHF, K_RDBASE, K_WRBASE,
 	K_RDSEL,   /* MOV r, Sreg */
+	K_PAUSE,   /* counted: a vCPU that spins gives way */
 	/* C only */
 	K_SYS, K_CTL, K_SEG, K_FAR, K_LEGACY, K_FPUSTATE, K_IRET,
 };

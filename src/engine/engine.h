@@ -315,6 +315,7 @@ struct engine_stats {
 	uint64_t tlb_flushes;
 	uint64_t faults;	/* exceptions delivered */
 	uint64_t interrupts;	/* external, delivered */
+	uint64_t yields;	/* of the host's CPU, for the guest spins */
 };
 
 void engine_get_stats(const struct engine_vcpu *v, struct engine_stats *s);

@@ -222,6 +222,7 @@ struct engine_vcpu {
 	uint16_t flsave;	/* flags around a look-up where they are live */
 	uint8_t shadow;		/* 1 STI, 2 MOV SS: for the next instruction */
 	uint8_t fpu_loaded;
+	int32_t pauses;		/* PAUSEs to come before one that gives way (smp.c) */
 	uint32_t exit_code;
 	uint32_t in_thunk;
 	uint32_t exit_arg;
@@ -638,6 +639,7 @@ struct engine_vm {
 	_Atomic bool spans_wanted;
 };
 enum { RQ_DROP_WRITE, RQ_DROP_CODE, RQ_FLUSH_WRITE, RQ_NEW_MAP };
+void vcpu_pause(struct engine_vcpu *v);	 /* PAUSE: after many, let other threads run */
 void guest_enter(struct engine_vcpu *v); /* also handles requests */
 void guest_leave(struct engine_vcpu *v);
 void requests_handle(struct engine_vcpu *v);

@@ -97,6 +97,24 @@ void guest_leave(struct engine_vcpu *v)
 	atomic_store(&v->in_guest, 0);
 }
 
+/*
+ * A guest that spins may wait for a vCPU whose thread does not run because ours does. What KVM's
+ * pause-loop exiting is for: after so many PAUSEs, some 10 us of a tight loop, let others run.
+ */
+#define PAUSES 512
+
+void vcpu_pause(struct engine_vcpu *v)
+{
+	if (v->pauses-- > 0)
+		return;
+	v->pauses = PAUSES - 1;
+	v->stats.yields++;
+	fpu_put(v);
+	guest_leave(v);
+	sched_yield();
+	guest_enter(v);
+}
+
 /* ---- pages with code ---- */
 
 bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa)

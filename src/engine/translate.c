@@ -377,6 +377,26 @@ static bool swapgs_emit(struct tr *t)
 	return true;
 }
 
+/* The block ends; C is called once in a while (smp.c). */
+static bool pause_emit(struct tr *t, const struct insn *in)
+{
+	struct hmem left = GS_MEM(pauses);
+	uint8_t *spent;
+	bool saved;
+
+	flags_free(t);
+	e1(&t->e, 0xf3);
+	e1(&t->e, 0x90);
+	e_rm(&t->e, 0xff, false, 1, &left); /* dec */
+	spent = e_jcc(&t->e, 8);	    /* js */
+	saved = t->saved;
+	link_emit(t, -1, t->rip + in->len);
+	e_patch_here(&t->e, spent);
+	t->saved = saved;
+	insn_exit_emit(t, in);
+	return true;
+}
+
 static bool unit_ready(const struct tr *t, const struct insn *in)
 {
 	if ((in->need & (NEED_X87 | NEED_MMX)) && !(t->mode & MODE_X87))
@@ -395,11 +415,9 @@ static bool insn_emit(struct tr *t, const struct insn *in)
 	case K_GENERIC:
 		return generic_emit(t, in);
 	case K_NOP:
-		if (in->mnem == ZYDIS_MNEMONIC_PAUSE) {
-			e1(&t->e, 0xf3);
-			e1(&t->e, 0x90);
-		}
 		return true;
+	case K_PAUSE:
+		return pause_emit(t, in);
 	case K_LEA:
 		return lea_emit(t, in);
 	case K_BT:

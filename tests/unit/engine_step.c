@@ -191,6 +191,26 @@ static void steps_leave_and_come_back(void **state)
 	}
 }
 
+/* One PAUSE in 512 gives way to other threads, whatever executes it; flags stay. */
+SNIPPET(spin, "xor %eax,%eax\n mov $51200,%ecx\n1: stc\n pause\n adc $0,%eax\n dec %ecx\n jne 1b\n int3");
+
+static void spinning_guests_give_way(void **state)
+{
+	for (unsigned int w = 0; w < N_WAYS; w++) {
+		struct env *e = start(ways[w]);
+		struct engine_stats s;
+
+		PUT(e, LOAD, spin);
+		assert_int_equal(run(e), 256);
+		assert_int_equal(regs(e).gpr[0], 51200);
+		engine_get_stats(e->cpu[0], &s);
+		assert_int_equal(s.yields, 100);
+		if (!ways[w])
+			assert_true(s.exits < 100 && s.bounced < 200);
+		env_destroy(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -200,6 +220,7 @@ int main(void)
 		cmocka_unit_test(faults_are_exact),
 		cmocka_unit_test(the_mode_may_change),
 		cmocka_unit_test(steps_leave_and_come_back),
+		cmocka_unit_test(spinning_guests_give_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
