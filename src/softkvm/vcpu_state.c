@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define RFLAGS_FIXED 2u
+#define RFLAGS_TF    0x100u
 #define DR6_FIXED    0xfffe0ff0u
 #define FXSAVE_SIZE  512u
 
@@ -22,6 +23,9 @@ void state_get_regs(struct soft_vcpu *v, struct kvm_regs *r)
 		.r12 = e.gpr[12], .r13 = e.gpr[13], .r14 = e.gpr[14], .r15 = e.gpr[15],
 		.rip = e.rip, .rflags = e.rflags,
 	};
+	/* As in KVM: while user space steps, the flag is its own, and the guest has none. */
+	if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP)
+		r->rflags &= ~(uint64_t)RFLAGS_TF;
 }
 
 void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r)

@@ -112,6 +112,7 @@ struct world {
 	bool odd[WORLD_VMS][WORLD_VCPUS]; /* in a state that no guest is run from */
 	int user_vector[WORLD_VMS][WORLD_VCPUS]; /* for KVM_INTERRUPT when the guest is ready, or -1 */
 	int event[WORLD_EVENTS];
+	uint32_t routed[8]; /* vectors of messages in routes: 256 bits, as a local APIC has them */
 	bool stop; /* what comes now is not compared */
 	int pipe_end;
 	struct binding binding[WORLD_EVENTS];

@@ -58,8 +58,11 @@ static void routes(struct world *w, const uint64_t *a)
 		struct kvm_irq_routing_entry e[4];
 	} t = { .head = { .nr = (uint32_t)a[1], .flags = (uint32_t)a[2] } };
 
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < 4; i++) {
 		t.e[i] = route_of(a[4 + i]);
+		if (t.e[i].type == KVM_IRQ_ROUTING_MSI)
+			w->routed[t.e[i].u.msi.data >> 5 & 7] |= 1u << (t.e[i].u.msi.data & 31);
+	}
 	vm_call(w, VM, KVM_SET_GSI_ROUTING, world_pointer(a[3], &t));
 }
 

@@ -100,6 +100,7 @@ int world_begin(struct world *w)
 			w->odd[v][c] = false, w->cpu[v][c] = w->user_vector[v][c] = -1;
 	}
 	memset(w->binding, 0, sizeof(w->binding));
+	memset(w->routed, 0, sizeof(w->routed));
 	w->mem = mmap(NULL, WORLD_MEM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (w->mem == MAP_FAILED || pipe2(pipes, O_NONBLOCK) < 0)
 		return -errno;
@@ -223,13 +224,18 @@ void say_events(struct world *w)
 	}
 }
 
-/* Without what time changes: the timer's current count; in an odd state without what is in service. */
+/*
+ * Without what time changes: the timer's current count; in an odd state without what is in service;
+ * and without the mode (TMR) of what an irqfd may have posted, which leaves it as it was.
+ */
 void say_local_apic(struct world *w, unsigned vm, unsigned cpu)
 {
 	struct kvm_lapic_state l;
 
 	if (world_quiet(w, w->cpu[vm][cpu], KVM_GET_LAPIC, &l))
 		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(w->routed); i++)
+		store_le32(l.regs + 0x180 + i * 16, load_le32(l.regs + 0x180 + i * 16) & ~w->routed[i]);
 	for (unsigned i = 0x20; i < sizeof(l.regs); i += 16)
 		if (i != 0x390 && !(w->odd[vm][cpu] && (i == 0xa0 || (i >= 0x100 && i < 0x180))) && load_le32(l.regs + i))
 			say(&w->s, "lapic %u.%u %03x: %08x", vm, cpu, i, load_le32(l.regs + i));

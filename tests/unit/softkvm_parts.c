@@ -487,6 +487,26 @@ static void test_guest_debug(void **state)
 	guest_destroy(&g);
 }
 
+/* While user space steps the trap flag is its own, and the guest's is gone with the stepping. */
+static void test_guest_debug_takes_tf(void **state)
+{
+	struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE };
+	struct kvm_regs r;
+	struct guest g;
+
+	guest_create(&g, false, (const uint8_t[]){ 0x90 }, 1);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_GET_REGS, (uintptr_t)&r), 0);
+	r.rflags = 0x102;
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_REGS, (uintptr_t)&r), 0);
+	for (unsigned stepping = 0; stepping < 3; stepping++) {
+		d.control = stepping == 1 ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0;
+		assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), 0);
+		assert_int_equal(call(g.ctx, g.cpu, KVM_GET_REGS, (uintptr_t)&r), 0);
+		assert_int_equal(r.rflags, stepping ? 0x2 : 0x102);
+	}
+	guest_destroy(&g);
+}
+
 /* The memory behind a slot is gone: the caller's mistake may end the run, but not the process. */
 static void test_slot_without_memory(void **state)
 {
@@ -596,7 +616,8 @@ int main(void)
 		cmocka_unit_test(test_copies), cmocka_unit_test(test_fds_closed_outside),
 		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
-		cmocka_unit_test(test_guest_debug), cmocka_unit_test(test_slot_without_memory),
+		cmocka_unit_test(test_guest_debug),
+		cmocka_unit_test(test_guest_debug_takes_tf), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
 		cmocka_unit_test(test_halt_poll), cmocka_unit_test(test_cpuid_no_barriers),
 	};
