@@ -217,16 +217,12 @@ static struct timespec *sleep_time(struct loop *l, struct timespec *ts)
 	return ts;
 }
 
-int loop_run(struct loop *l)
+/* The caller has set l->running. */
+static void run(struct loop *l)
 {
 	struct timespec ts;
 
 	mutex_lock(&l->lock);
-	if (l->running || loop_is_current(l)) {
-		mutex_unlock(&l->lock);
-		return -EBUSY;
-	}
-	l->running = true;
 	turn_take_locked(l);
 	mutex_unlock(&l->lock);
 
@@ -254,6 +250,18 @@ int loop_run(struct loop *l)
 	mutex_lock(&l->lock);
 	turn_end_locked(l);
 	mutex_unlock(&l->lock);
+}
+
+int loop_run(struct loop *l)
+{
+	mutex_lock(&l->lock);
+	if (l->running || loop_is_current(l)) {
+		mutex_unlock(&l->lock);
+		return -EBUSY;
+	}
+	l->running = true;
+	mutex_unlock(&l->lock);
+	run(l);
 	return 0;
 }
 
@@ -301,7 +309,7 @@ void loop_serve(struct loop *l)
 
 static void *loop_thread(void *arg)
 {
-	(void)loop_run(arg);
+	run(arg);
 	return NULL;
 }
 
@@ -309,13 +317,24 @@ int loop_thread_start(struct loop *l, const char *name)
 {
 	int r;
 
-	if (l->has_thread)
+	mutex_lock(&l->lock);
+	if (l->running) {
+		mutex_unlock(&l->lock);
 		return -EBUSY;
+	}
+	/* From now on, whenever the thread gets its first turn: a call comes after what was posted. */
+	l->running = true;
+	mutex_unlock(&l->lock);
 	r = thread_create(&l->thread, name, loop_thread, l);
-	if (r)
-		return r;
-	l->has_thread = true;
-	return 0;
+	if (!r) {
+		l->has_thread = true;
+		return 0;
+	}
+	mutex_lock(&l->lock);
+	l->running = false;
+	turn_end_locked(l);
+	mutex_unlock(&l->lock);
+	return r;
 }
 
 void loop_thread_stop(struct loop *l)

@@ -54,7 +54,10 @@ int loop_run(struct loop *l);
 /* Any thread, also before loop_run(): makes it (the next one) return after the current callback. */
 void loop_stop(struct loop *l);
 
-/* Run it on a thread of its own, named (15 characters at most), signals but faults blocked. */
+/*
+ * Run it on a thread of its own, named (15 characters at most), signals but faults
+ * blocked. It counts as running at once. -EBUSY if another thread runs it.
+ */
 int loop_thread_start(struct loop *l, const char *name) __must_check;
 /* Stop and join that thread; not from the loop itself. Harmless if none runs. */
 void loop_thread_stop(struct loop *l);

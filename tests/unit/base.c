@@ -290,6 +290,29 @@ static void loop_calls(void **state)
 	assert_int_equal(x.calls, 6002);
 }
 
+static void remember_calls(void *arg)
+{
+	struct looped *x = arg;
+
+	x->nr = (int)x->calls;
+}
+
+/* What is called comes after what was posted, also while the loop's thread has not had a turn yet. */
+static void loop_keeps_order(void **state)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		struct looped x = { 0 };
+
+		assert_int_equal(loop_create(&x.l), 0);
+		assert_int_equal(loop_thread_start(x.l, "test"), 0);
+		assert_int_equal(loop_post(x.l, count_call, &x), 0);
+		loop_call(x.l, remember_calls, &x);
+		assert_int_equal(x.nr, 1);
+		assert_int_equal(loop_run(x.l), -EBUSY);
+		loop_destroy(x.l);
+	}
+}
+
 static void *serve_later(void *arg)
 {
 	struct looped *x = arg;
@@ -441,7 +464,7 @@ int main(void)
 		cmocka_unit_test(notifier_sinks),
 		cmocka_unit_test(loop_unwatch_in_batch),
 		cmocka_unit_test(loop_timers),
-		cmocka_unit_test(loop_calls),
+		cmocka_unit_test(loop_calls), cmocka_unit_test(loop_keeps_order),
 		cmocka_unit_test(loop_serves),
 		cmocka_unit_test(loop_stands),
 		cmocka_unit_test(thread_signals),
