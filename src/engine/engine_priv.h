@@ -629,6 +629,7 @@ size_t insn_slots_size(void);
 struct engine_vm {
 	pthread_mutex_t lock;	    /* map and vCPU list; held while waiting for vCPUs */
 	pthread_mutex_t list_lock;  /* vCPU list; never held while waiting. Taken inside lock */
+	_Atomic bool dropping;	    /* a page's marks are gone, its vCPUs not told yet; list_lock */
 	pthread_mutex_t split_lock; /* locked accesses that cross a page */
 	struct slot_map *map, *old_map;
 	struct engine_vcpu **vcpu;

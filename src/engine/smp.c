@@ -117,6 +117,12 @@ void vcpu_pause(struct engine_vcpu *v)
 
 /* ---- pages with code ---- */
 
+/* A page without marks may still have blocks: ours, or of who has not been told yet. */
+static bool marks_lag(struct engine_vcpu *v)
+{
+	return atomic_load(&v->vm->dropping) || atomic_load(&v->attn) & REQ_TLB;
+}
+
 bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 {
 	_Atomic uint64_t *w = page_word(s, gpa);
@@ -125,10 +131,8 @@ bool page_take_write(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 	do {
 		if (old & CODE_BITS)
 			return false;
-		if (old & mine)
-			return true;
-	} while (!atomic_compare_exchange_weak(w, &old, old | mine));
-	return true;
+	} while (!(old & mine) && !atomic_compare_exchange_weak(w, &old, old | mine));
+	return !marks_lag(v);
 }
 
 void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
@@ -184,20 +188,24 @@ void page_code_written(struct engine_vcpu *v, struct slot *s, gpa_t gpa, unsigne
 	 * translator sees the store */
 	atomic_thread_fence(memory_order_seq_cst);
 	codes = atomic_load(w) & CODE_BITS;
-	if (!codes)
+	if (!codes && !marks_lag(v))
 		return;
 	/* data beside code of ours alone: leave the blocks, for a while */
 	if (codes == v->bit && vm->n_vcpu <= 32 && cache_spare_write(v, gpa, len))
 		return;
-	atomic_fetch_and(w, ~codes);
-	if (codes & v->bit)
-		cache_drop_page(v, gpa & PAGE_MASK_);
-	if (!(codes & ~(uint64_t)v->bit) && vm->n_vcpu <= 32)
+	cache_drop_page(v, gpa & PAGE_MASK_);
+	if (codes == v->bit && vm->n_vcpu <= 32) {
+		atomic_fetch_and(w, ~codes);
 		return;
+	}
+	/* or wait until who took the marks has told: what we do next may lead others to the code */
 	mutex_lock(&vm->list_lock);
-	for (unsigned int i = 0; i < vm->n_vcpu; i++)
+	atomic_store(&vm->dropping, true);
+	atomic_fetch_and(w, ~codes);
+	for (unsigned int i = 0; i < vm->n_vcpu && codes; i++)
 		if (vm->vcpu[i] != v && (codes & vm->vcpu[i]->bit))
 			(void)request_post(vm->vcpu[i], RQ_DROP_CODE, gpa & PAGE_MASK_);
+	atomic_store(&vm->dropping, false);
 	mutex_unlock(&vm->list_lock);
 }
 
