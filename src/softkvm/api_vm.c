@@ -24,8 +24,6 @@ static int check_extension(void *obj, uintptr_t arg)
 {
 	VM;
 
-	if (arg == KVM_CAP_MAX_VCPU_ID)
-		return (int)vm->max_vcpu_id;
 	return cap_value(vm->ctx, vm, arg);
 }
 

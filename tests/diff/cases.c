@@ -27,6 +27,8 @@ const struct diff_case diff_cases[] = {
 	CASE("an interrupt by the events, then by the sregs", CHIPS, VCPU, { &op_events, { 0, 0, 1, 1 } },
 	     { &op_sregs, { 0, 0, 0x50, 1 } }),
 	CASE("the vCPU limit is final with the first vCPU", VCPU, { &op_enable_cap, { 0, KVM_CAP_MAX_VCPU_ID } }),
+	CASE("the vCPU limit that CHECK_EXTENSION tells is KVM's", { &op_enable_cap, { 0, KVM_CAP_MAX_VCPU_ID, 1 } },
+	     { &op_check_cap, { 0, 0, KVM_CAP_MAX_VCPU_ID } }),
 	CASE("the boot CPU's id has a limit", { &op_vm_value, { 0, 0, 0x1001 } }),
 	CASE("the identity map's address after a vCPU, from nowhere", VCPU, { &op_vm_value, { 0, 2, 0, 1 } }),
 	CASE("reinjection's argument from nowhere", { &op_bad_call, { 0, 0, 1, 0x3b } }),

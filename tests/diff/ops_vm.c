@@ -266,16 +266,18 @@ const struct op_kind op_dirty_clear = { "dirty_clear", 3, dirty_clear,
 
 static void coalesced(struct world *w, const uint64_t *a)
 {
+	static const uint32_t ports[] = { 8, 1, 4, 0 }, bytes[] = { 8, 1, 0x800, 4 };
 	struct kvm_coalesced_mmio_zone z = { .addr = a[1], .size = (uint32_t)a[2], .pio = (uint32_t)a[3] };
+	unsigned place = (a[1] >> 3 ^ a[1] >> 5) & 3;
 
 	/*
-	 * In a place of its own: where devices overlap the kernel's search of its bus may miss one,
-	 * depending on which came first.
+	 * In a place of its own, with the place's size: where devices overlap the kernel's search
+	 * of its bus may miss one, depending on which came first.
 	 */
 	if (a[3] == 1)
-		z.addr = 0x320 + (a[1] & 0x1f), z.size &= 0x1f;
+		z.addr = 0x320 + place * 8, z.size = ports[place];
 	else if (!(a[1] >> 32))
-		z.addr = 0x102000 + (a[1] & 0xfff), z.size &= 0xfff;
+		z.addr = 0x102000 + (place == 2 ? 0x800 : place * 8), z.size = bytes[place];
 	if (a[4])
 		vm_call(w, VM, KVM_UNREGISTER_COALESCED_MMIO, world_pointer(a[5], &z));
 	else
