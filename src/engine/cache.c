@@ -148,6 +148,42 @@ static void emit_step(struct emit *e)
 	emit_leave(e);
 }
 
+/*
+ * Not in the recent page: S1 = first byte, S2 = last. If the tables have the page, ZF = 1, S1 = the addend,
+ * which is the recent one then if it may be written. Else ZF = 0; S2 is lost.
+ */
+static void emit_recent(struct emit *e, enum tlb_mode tm, bool write)
+{
+	struct hmem tag = {.base = H_AX, .index = -1, .gs = true,
+			   .disp = (int32_t)offsetof(struct engine_vcpu, tlb[tm][TLB_W][0])};
+	struct hmem page = F(recent[tm].page), addend = F(recent[tm].addend);
+	uint8_t *out;
+
+	e_store(e, F(tmp[3]), H_AX);
+	e_mov_rr(e, H_AX, S1);
+	e_shift(e, 5, H_AX, 8);
+	e_alu_imm(e, 4, false, H_AX, (TLB_WAY - 1) << 4);
+	e_shift(e, 7, S2, 12);
+	e_alu_imm(e, 4, true, S1, -4096);
+	e_rm(e, 0x39, true, S2, &tag);
+	out = e_jcc(e, 5);
+	e_store(e, page, S1);
+	tag.disp += 8;
+	e_load(e, S1, tag);
+	e_store(e, addend, S1);
+	e_load(e, H_AX, F(tmp[3]));
+	e1(e, 0xc3);
+	e_patch_here(e, out);
+	if (!write) {
+		tag.disp = (int32_t)offsetof(struct engine_vcpu, tlb[tm][TLB_R][0]);
+		e_rm(e, 0x39, true, S2, &tag);
+		tag.disp += 8;
+		e_load(e, S1, tag);
+	}
+	e_load(e, H_AX, F(tmp[3]));
+	e1(e, 0xc3);
+}
+
 void jump_emit(struct emit *e, int op)
 {
 	struct hmem m = {.base = -1, .index = S1, .scale = 3, .gs = true,
@@ -193,6 +229,11 @@ static void stubs_emit(struct cache *c)
 	e_jmp_to(&e, c->rw + c->s_fault_end);
 	c->s_tlb = (uint32_t)(e.p - c->rw);
 	emit_tlb(&e, exit_noflags);
+	for (unsigned int m = 0; m < TM_COUNT; m++)
+		for (unsigned int w = 0; w < 2; w++) {
+			c->s_recent[m][w] = (uint32_t)(e.p - c->rw);
+			emit_recent(&e, m, w == TLB_W);
+		}
 	c->s_step = (uint32_t)(e.p - c->rw);
 	emit_step(&e);
 	/* a return beyond the bottom of the return stack: the bottom is still there */

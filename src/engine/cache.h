@@ -127,7 +127,7 @@ struct cache {
 	struct span span[SPAN_MAX];
 	/* stubs, code offsets */
 	uint32_t s_enter, s_link, s_find, s_insn, s_attn, s_miss, s_fault, s_fault_end, s_tlb, s_step, s_thunk, s_under,
-		s_jump;
+		s_jump, s_recent[TM_COUNT][2];
 	uint32_t thunks;
 };
 

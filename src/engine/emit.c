@@ -185,6 +185,13 @@ void e_jmp_to(struct emit *e, const uint8_t *target)
 	e_patch(e, at4, target);
 }
 
+void e_call_to(struct emit *e, const uint8_t *target)
+{
+	e1(e, 0xe8);
+	e4(e, 0);
+	e_patch(e, e->p - 4, target);
+}
+
 static void e_imm(struct emit *e, const struct insn *in)
 {
 	for (unsigned int i = 0; i < in->imm_len; i++)

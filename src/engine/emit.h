@@ -83,6 +83,7 @@ void e_align(struct emit *e, unsigned int to); /* by NOPs; a power of two */
 /* Jump with a 32-bit displacement to be filled in; returns where. cc: -1 always. */
 uint8_t *e_jcc(struct emit *e, int cc);
 void e_jmp_to(struct emit *e, const uint8_t *target); /* target in the same view */
+void e_call_to(struct emit *e, const uint8_t *target);
 void e_patch(struct emit *e, uint8_t *at4, const uint8_t *target);
 static inline void e_patch_here(struct emit *e, uint8_t *at4)
 {

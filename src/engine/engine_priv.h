@@ -106,6 +106,7 @@ enum { TLB_R, TLB_W };
 #define ITLB_SIZE  (1u << ITLB_BITS)
 #define GROUP_MAX  32u	/* in a block */
 #define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
+#define RECENT_NONE (1ull << 63) /* not canonical, on the host neither */
 #define JC_SIZE	   65536u
 
 struct tlb_entry {
@@ -234,6 +235,10 @@ struct engine_vcpu {
 	uint64_t tsc_offset;
 	struct seg seg[S_COUNT];
 	uint64_t kernel_gs;
+	struct {
+		uint64_t page;	 /* its first byte, or RECENT_NONE */
+		uint64_t addend; /* host - guest address, 0 with that */
+	} recent[TM_COUNT];	 /* the page of the stack that was looked up last, docs/ENGINE.md, "Stack" */
 	int64_t loop_limit; /* of the pace of the loop that runs, docs/ENGINE.md, "Loops" */
 	uint64_t addend[GROUP_MAX]; /* host - guest address of the block's groups */
 

@@ -234,6 +234,10 @@ static int events(struct engine_vcpu *v)
 
 /* ---- exits from translated code ---- */
 
+/*
+ * #GP is for C to tell: an operand that is not aligned, or the stack at an address that is not
+ * canonical, when there is no recent page (RECENT_NONE).
+ */
 static int block_fault(struct engine_vcpu *v)
 {
 	struct cache *c = v->cache;
@@ -250,7 +254,9 @@ static int block_fault(struct engine_vcpu *v)
 			if (f->flags_saved)
 				v->hflags = v->flsave;
 			v->rip = b->rip + f->rip;
-			raise_exc(v, v->fault_vector, v->fault_vector == V_GP, 0);
+			if (v->fault_vector == V_GP)
+				return insn_step(v);
+			raise_exc(v, v->fault_vector, false, 0);
 			return exc_inject(v);
 		}
 	v->exit->reason = ENGINE_EXIT_INTERNAL;
@@ -259,6 +265,8 @@ static int block_fault(struct engine_vcpu *v)
 			v->hflags = v->flsave;
 		v->rip = l.rip;
 		insn_undo(v, &l.in);
+		if (!v->fault_foreign && v->fault_vector == V_GP)
+			return insn_step(v);
 	} else if (b) {
 		v->rip = b->rip;
 	}

@@ -61,8 +61,18 @@ static void table_clear(struct tlb_entry *t)
 		t[i].tag = TLB_NOTAG;
 }
 
+/* Some tag is about to go: what was taken from the tables goes too. */
+static void recent_forget(struct engine_vcpu *v)
+{
+	for (unsigned int m = 0; m < TM_COUNT; m++) {
+		v->recent[m].page = RECENT_NONE;
+		v->recent[m].addend = 0;
+	}
+}
+
 void tlb_flush_present(struct engine_vcpu *v)
 {
+	recent_forget(v);
 	v->stats.tlb_flushes++;
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
 		for (unsigned int w = 0; w < 2; w++)
@@ -88,6 +98,7 @@ void tlb_flush_all(struct engine_vcpu *v)
 
 void tlb_flush_private(struct engine_vcpu *v)
 {
+	recent_forget(v);
 	v->stats.tlb_flushes++;
 	for (unsigned int i = 0; i < TLB_ALL / 64; i++) {
 		for (uint64_t w = v->tlb_private[i]; w; w &= w - 1) {
@@ -114,6 +125,7 @@ void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
 	unsigned int k = (unsigned int)tag & (ITLB_SIZE - 1);
 
+	recent_forget(v);
 	if (tlb_in_large(v, lin)) {
 		/* part of a larger page: its other fragments must go too */
 		tlb_flush_present(v);
@@ -133,6 +145,7 @@ void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 
 void tlb_drop_write(struct engine_vcpu *v)
 {
+	recent_forget(v);
 	v->write_epoch++;
 	for (unsigned int m = 0; m < TM_COUNT; m++)
 		table_clear(v->tlb[m][TLB_W]);
@@ -142,6 +155,7 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 {
 	struct slot *s = slot_find(v, gpa);
 
+	recent_forget(v);
 	v->write_epoch++;
 	if (!s)
 		return;

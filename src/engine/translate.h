@@ -14,6 +14,10 @@ struct late {
 	uint8_t *patch;
 	uint32_t site;
 	bool constant;	   /* address is value, else expr */
+	bool recent;	   /* the tables first: it was only not the recent page */
+	uint8_t *back;	   /* then: to here */
+	int keep;	   /* and with this guest register in S2, -1 */
+	uint16_t size;
 	bool restore;	   /* flags are in flsave and wanted */
 	uint16_t group;	   /* bytes, if it may also go to the code without groups */
 	uint32_t mode;

@@ -177,6 +177,32 @@ static bool constant_emit(struct tr *t, uint64_t value, unsigned int size, bool 
 	return true;
 }
 
+/*
+ * The stack stays in a page for long: the page that was looked up last is kept apart. Comparing with
+ * it takes S1 only, and the addend does not wait for the address.
+ */
+static bool recent_fits(const struct tr *t, const struct hmem *x)
+{
+	return x->base == HRSP && x->index < 0 && !flat32(t) && tlb_class(x) == 0;
+}
+
+static void recent_emit(struct tr *t, struct late *l, struct hmem first, unsigned int size)
+{
+	enum tlb_mode m = tlb_mode_of(t->mode);
+	struct hmem page = GS_MEM(recent[m].page), addend = GS_MEM(recent[m].addend);
+	struct emit *e = &t->e;
+
+	e_lea(e, S1, first, true);
+	e_rm(e, 0x2b, true, S1, &page);
+	e_alu_imm(e, 7, true, S1, 4096 - (int32_t)size);
+	l->patch = e_jcc(e, 7);
+	e_load(e, S1, addend);
+	l->recent = true;
+	l->back = e->p;
+	l->size = (uint16_t)size;
+	l->keep = t->held[2] >= HELD_GPR ? t->held[2] - HELD_GPR : -1;
+}
+
 bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bool write, bool ahead,
 		bool split)
 {
@@ -201,13 +227,17 @@ bool check_emit(struct tr *t, struct hmem *x, int32_t off, unsigned int size, bo
 	if (t->held[0] != t->held[1])
 		scratch_lost(t, S1);
 	t->held[1] = HELD_NONE;
-	scratch_lost(t, S2);
 	first = last = *x;
 	first.disp += off;
 	last.disp += off + (int32_t)size - 1;
 	l = late_new(t, size, write, ahead, cls);
 	l->expr = first;
 	l->group = split ? (uint16_t)size : 0;
+	if (recent_fits(t, x)) {
+		recent_emit(t, l, first, size);
+		return true;
+	}
+	scratch_lost(t, S2);
 	e_lea(e, S1, first, true);
 	if (size > 1)
 		e_lea(e, S2, last, true);
@@ -318,6 +348,25 @@ bool lookup_emit(struct tr *t, struct hmem x, bool constant, uint64_t value, boo
 	return true;
 }
 
+/* Not the recent page: the tables. On from here if they do not have it either. */
+static void late_recent_emit(struct tr *t, const struct late *l)
+{
+	const struct site *s = &t->c->sites[l->site];
+	struct hmem last = l->expr;
+	struct emit *e = &t->e;
+	uint8_t *out;
+
+	last.disp += l->size - 1;
+	e_lea(e, S1, l->expr, true);
+	e_lea(e, S2, last, true);
+	e_call_to(e, t->c->rw + t->c->s_recent[s->mode][s->write ? TLB_W : TLB_R]);
+	out = e_jcc(e, 5);
+	if (l->keep >= 0)
+		e_load(e, S2, gs_gpr((unsigned int)l->keep));
+	e_jmp_to(e, l->back);
+	e_patch_here(e, out);
+}
+
 /*
  * Out of line: let C fill the table. A group that crosses a page, and one that C cannot make good,
  * goes on in the block without groups.
@@ -330,6 +379,8 @@ void late_emit(struct tr *t)
 		struct late *l = &t->late[i];
 
 		e_patch_here(e, l->patch);
+		if (l->recent)
+			late_recent_emit(t, l);
 		if (l->constant)
 			e_mov_imm(e, S1, l->value);
 		else
