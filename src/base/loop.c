@@ -444,6 +444,13 @@ int loop_rewatch(struct loop *l, struct loop_watch *w, uint32_t events)
 	return 0;
 }
 
+void loop_watch_pause(struct loop *l, struct loop_watch *w, bool pause)
+{
+	struct epoll_event ev = { .events = pause ? 0 : w->events, .data.ptr = w };
+
+	(void)epoll_ctl(l->epfd, EPOLL_CTL_MOD, w->fd, &ev);
+}
+
 void loop_unwatch(struct loop *l, struct loop_watch *w)
 {
 	if (!w->active)

@@ -87,6 +87,11 @@ void loop_wake(struct loop *l);
 /* Owner rule (above) for all below. -EEXIST, -ENOSPC, -ENOMEM, -EPERM as epoll_ctl(2). */
 int loop_watch(struct loop *l, struct loop_watch *w) __must_check;
 int loop_rewatch(struct loop *l, struct loop_watch *w, uint32_t events) __must_check;
+/*
+ * Any thread, for a watch that stays active meanwhile: ask for no events of w, or again for
+ * all (those that wait make the loop come round). A callback may be running, or about to.
+ */
+void loop_watch_pause(struct loop *l, struct loop_watch *w, bool pause);
 /* After it returns, w's callback does not run any more. Harmless if not active. */
 void loop_unwatch(struct loop *l, struct loop_watch *w);
 

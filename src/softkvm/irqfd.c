@@ -11,7 +11,7 @@ struct soft_irqfd {
 	gsi_t gsi;
 	struct held_eventfd event, resample; /* resample.fd -1: none */
 	struct soft_resampler *resampler;
-	struct loop_watch watch;	     /* the waiter's */
+	struct listen_item item;	     /* the VM's listener's */
 	struct irqfd_sink *sink;	     /* NULL: signals come through the eventfd only; vm->irqfd_lock */
 	struct soft_irqfd *next;	     /* ctx->irqfds; ctx->irqfd_lock */
 	struct soft_irqfd *next_in_resampler; /* vm->resample_lock */
@@ -40,10 +40,9 @@ static void deliver(struct soft_irqfd *f)
 		vm_stat(f->vm, irqfd_slow);
 }
 
-/* On the waiter thread. A semaphore's or a refilled count comes round again: level-triggered. */
-static void on_signal(void *arg, uint32_t events)
+static void heard(struct listen_item *i)
 {
-	struct soft_irqfd *f = arg;
+	struct soft_irqfd *f = container_of(i, struct soft_irqfd, item);
 
 	if (eventfd_take(&f->event))
 		deliver(f);
@@ -107,22 +106,6 @@ static void resampler_leave(struct soft_irqfd *f)
 		vmchips_update_wanted_acks(f->vm);
 		free(r);
 	}
-}
-
-static void do_watch(void *arg)
-{
-	struct soft_irqfd *f = arg;
-
-	f->watch.active = false;
-	if (loop_watch(f->vm->waiter, &f->watch))
-		f->watch.active = false;
-}
-
-static void do_unwatch(void *arg)
-{
-	struct soft_irqfd *f = arg;
-
-	loop_unwatch(f->vm->waiter, &f->watch);
 }
 
 /* f is in no list. */
@@ -193,13 +176,10 @@ static int assign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	r = list_add(vm->ctx, f);
 	if (r)
 		goto leave;
-	f->watch = (struct loop_watch){
-		.fd = f->event.fd, .events = EPOLLIN, .ready = on_signal, .arg = f,
-	};
-	loop_call(vm->waiter, do_watch, f);
-	if (f->watch.active)
+	f->item = (struct listen_item){ .fd = f->event.fd, .heard = heard };
+	r = listener_add(&vm->listener, &f->item);
+	if (!r)
 		return 0;
-	r = -ENOSPC;
 	list_del(vm->ctx, f);
 leave:
 	resampler_leave(f);
@@ -232,7 +212,7 @@ static int deassign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	if (!f)
 		return 0;
 	irqfd_sink_disconnect(f->sink);
-	loop_call(vm->waiter, do_unwatch, f);
+	listener_remove(&vm->listener, &f->item);
 	irqfd_free(f);
 	return 0;
 }
@@ -283,7 +263,7 @@ void irqfd_destroy_all(struct soft_vm *vm)
 		if (!f)
 			return;
 		irqfd_sink_disconnect(f->sink);
-		loop_call(vm->waiter, do_unwatch, f);
+		listener_remove(&vm->listener, &f->item);
 		irqfd_free(f);
 	}
 }

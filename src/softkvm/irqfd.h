@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * KVM_IRQFD: an eventfd's signal becomes an interrupt, served by the VM's
- * waiter thread. With a resampler the interrupt is a level that the guest's EOI
+ * KVM_IRQFD: an eventfd's signal becomes an interrupt, delivered by who hears it
+ * (listen.h). With a resampler the interrupt is a level that the guest's EOI
  * lowers and reports.
  */
 #ifndef BELFRY_SOFTKVM_IRQFD_H
@@ -21,10 +21,10 @@ int irqfd_set(struct soft_vm *vm, const struct kvm_irqfd *args) __must_check;
 /*
  * n's eventfd is bound to a gsi of this VM: let its signals come without the eventfd,
  * if that can be done. Counts that are in the eventfd, and what others write there, still
- * come through the waiter.
+ * come through the listener.
  */
 void irqfd_connect(struct soft_vm *vm, struct notifier *n);
-/* At VM release, before the waiter stops. */
+/* At VM release: nobody listens any more. */
 void irqfd_destroy_all(struct soft_vm *vm);
 
 /* The guest acked gsi: lower the resamplers' level and tell the sources. No lock held. */

@@ -244,8 +244,11 @@ int route_pulse(struct soft_vm *vm, gsi_t gsi, bool *fast)
 	grace_leave(&vm->grace, g);
 	if (*fast)
 		return n;
+	/* Whole: what comes next, on another thread, would find the line still up and be no edge. */
+	mutex_lock(&vm->pulse_lock);
 	n = route_set(vm, gsi, IRQ_SOURCE_USER, true, false);
 	(void)route_set(vm, gsi, IRQ_SOURCE_USER, false, false);
+	mutex_unlock(&vm->pulse_lock);
 	return n;
 }
 

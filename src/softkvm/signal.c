@@ -83,8 +83,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 
 		atomic_store(&s->arrived, true);
 		engine_vcpu_kick(v->cpu, ENGINE_KICK_EXIT);
-		/* Its thread is this one: a sleeper is woken by the signal, and sees this. */
-		atomic_fetch_add(&v->wake, 1);
+		/* Its thread is this one, maybe just before its sleep. */
+		vcpu_wake(v);
 		if (s->held & SIG_BIT(sig)) {
 			if (s->nr_kept < ARRAY_SIZE(s->kept)) {
 				s->kept[s->nr_kept].sig = sig;

@@ -11,7 +11,8 @@
 
 #define VM_STATS(X)                                                                            \
 	X(irqfd_fast, "irqfd_fast_path") X(irqfd_slow, "irqfd_slow_path")                      \
-	X(irqfd_direct, "irqfd_direct") X(irqfd_resample, "irqfd_resample_acks")               \
+	X(irqfd_direct, "irqfd_direct") X(irqfd_halted, "irqfd_by_halted_vcpu")                \
+	X(irqfd_resample, "irqfd_resample_acks")               \
 	X(irte_posted, "irte_posted") X(irte_remapped, "irte_remapped")                        \
 	X(irte_updates, "irte_updates") X(msi, "signal_msi")                                   \
 	X(line, "irq_line") X(remap, "route_updates") X(map_rebuilds, "apic_map_rebuilds")     \

@@ -199,9 +199,15 @@ void vcpu_free(struct soft_vcpu *v)
 void vcpu_wake(struct soft_vcpu *v)
 {
 	atomic_fetch_add(&v->wake, 1);
-	/* The sleeper says it is blocked before it looks at `wake` for the last time. */
-	if (atomic_load(&v->blocked))
+	/* It says that it is blocked before it looks for causes, and at `wake`, for the last time. */
+	switch (atomic_load(&v->blocked)) {
+	case VCPU_SLEEPS:
 		(void)syscall(SYS_futex, &v->wake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		break;
+	case VCPU_LEADS:
+		listener_ring(&v->vm->listener);
+		break;
+	}
 }
 
 void vcpu_request(struct soft_vcpu *v, uint32_t request)

@@ -63,6 +63,9 @@ struct vcpu_signals {
 	struct soft_vcpu *outer;
 };
 
+/* Where its thread waits, or is about to: how it must be woken. */
+enum vcpu_blocked { VCPU_AWAKE, VCPU_SLEEPS /* on `wake` */, VCPU_LEADS /* the VM's listener */ };
+
 struct soft_vcpu {
 	struct soft_file file;
 	struct soft_vm *vm;		/* (o) holds a reference */
@@ -86,7 +89,7 @@ struct soft_vcpu {
 	_Atomic uint32_t requests;
 	_Atomic uint32_t wake;		/* futex: changes with every wake-up */
 	_Atomic uintptr_t runner;	/* the thread in KVM_RUN, 0: none */
-	_Atomic bool blocked;		/* its thread waits on `wake`, or is about to */
+	_Atomic int blocked;		/* enum vcpu_blocked */
 
 	uint32_t mp_state;
 	int user_vector;		/* KVM_INTERRUPT without local APIC, -1: none */
@@ -136,7 +139,7 @@ void vcpu_attention(struct soft_vcpu *v);
 void vcpu_request(struct soft_vcpu *v, uint32_t request);
 /* Set the vector in its descriptor and send the notification, if one is due (v->posting). */
 void vcpu_post(struct soft_vcpu *v, uint8_t vector, bool urgent);
-/* Only wake its thread. */
+/* Only wake its thread. Also in a signal's handler on that thread. */
 void vcpu_wake(struct soft_vcpu *v);
 
 /* ---- the vCPU's thread, or under its lock ------------------------------ */

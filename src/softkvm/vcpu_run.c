@@ -180,16 +180,54 @@ static bool poll_for_work(struct soft_vcpu *v, uint64_t since)
 	return false;
 }
 
-/* The timer's deadline is waited for here, not by the waiter thread. */
-static void sleep_once(struct soft_vcpu *v, uint32_t seen)
-{
-	uint64_t deadline = TIMER_NEVER;
+/*
+ * The timer's deadline is waited for here, not by the waiter thread. Unless it is far and
+ * the sleep is epoll's, which may be late by a thousandth (select(2), "NOTES").
+ */
+#define FAR_NS 50000000ull
 
-	if (v->has_lapic && vcpu_is_halted(v)) {
-		deadline = vcpu_timer_deadline(v);
-		atomic_store(&v->timer.deadline, TIMER_NEVER);
+static uint64_t take_deadline(struct soft_vcpu *v, bool lead)
+{
+	uint64_t deadline;
+
+	if (!v->has_lapic || !vcpu_is_halted(v))
+		return TIMER_NEVER;
+	deadline = vcpu_timer_deadline(v);
+	if (deadline == TIMER_NEVER || (lead && deadline > clock_ns() + FAR_NS))
+		return TIMER_NEVER;
+	atomic_store(&v->timer.deadline, TIMER_NEVER);
+	return deadline;
+}
+
+/* Whether it leads (docs/SOFTKVM.md, "A halted vCPU listens"), and what it has heard. */
+struct halt {
+	bool may_lead, leads;
+	unsigned heard;
+};
+
+static void listen_once(struct soft_vcpu *v, uint64_t deadline, struct halt *h)
+{
+	struct listen_events events;
+
+	listener_wait(&v->vm->listener, deadline, &events);
+	/* What it hears for itself need not wake it. */
+	atomic_store(&v->blocked, VCPU_AWAKE);
+	posted_unblock(&v->pi);
+	h->heard = listener_serve(&v->vm->listener, &events);
+	for (unsigned i = 0; i < h->heard; i++)
+		vm_stat(v->vm, irqfd_halted);
+}
+
+static void sleep_once(struct soft_vcpu *v, uint32_t seen, struct halt *h)
+{
+	uint64_t deadline = take_deadline(v, h->leads);
+
+	if (h->leads) {
+		listen_once(v, deadline, h);
+	} else {
+		futex_wait_until(&v->wake, seen, deadline);
+		posted_unblock(&v->pi);
 	}
-	futex_wait_until(&v->wake, seen, deadline);
 	if (deadline == TIMER_NEVER)
 		return;
 	if (clock_ns() >= deadline)
@@ -197,30 +235,52 @@ static void sleep_once(struct soft_vcpu *v, uint32_t seen)
 	v->timer_dirty = true;
 }
 
+/* It has nothing to do, as far as it sees. True: look again, it waits elsewhere now. */
+static bool choose_place(struct soft_vcpu *v, struct halt *h)
+{
+	if (h->may_lead) {
+		h->may_lead = false;
+		h->leads = listener_lead(&v->vm->listener);
+		return h->leads;
+	}
+	if (!h->heard)
+		return false;
+	/* What it heard was for others: they had better listen themselves. */
+	h->heard = 0;
+	h->leads = false;
+	listener_follow(&v->vm->listener);
+	return true;
+}
+
 static int block(struct soft_vcpu *v)
 {
+	struct halt h = { .may_lead = vcpu_is_halted(v) };
 	uint64_t since = clock_ns();
 	bool slept = false;
 
 	if (poll_for_work(v, since))
 		return signalled(v) ? interrupted(v) : STEP_AGAIN;
-	atomic_store(&v->blocked, true);
 	while (!signalled(v)) {
-		/* Taken before the look: what comes after it changes the word. */
-		uint32_t seen = atomic_load(&v->wake);
+		uint32_t seen;
 
-		/* An outstanding notification means there is something in PIR to look at. */
+		atomic_store(&v->blocked, h.leads ? VCPU_LEADS : VCPU_SLEEPS);
+		/* Taken before the look: what comes after it changes the word. */
+		seen = atomic_load(&v->wake);
 		if (wake_reason(v))
 			break;
+		if (choose_place(v, &h))
+			continue;
+		/* An outstanding notification means there is something in PIR to look at. */
 		if (!posted_block(&v->pi)) {
 			vcpu_sync_irr(v); /* takes it, and the notification with it */
 			continue;
 		}
-		sleep_once(v, seen);
-		posted_unblock(&v->pi);
+		sleep_once(v, seen, &h);
 		slept = true;
 	}
-	atomic_store(&v->blocked, false);
+	atomic_store(&v->blocked, VCPU_AWAKE);
+	if (h.leads)
+		listener_follow(&v->vm->listener);
 	if (v->has_lapic && v->timer_dirty)
 		vcpu_update_timer(v);
 	if (slept)

@@ -39,9 +39,12 @@ static int waiter_create(struct soft_vm *vm)
 
 	if (r)
 		return r;
-	r = timers_init(&vm->timers, vm->waiter);
+	r = listener_init(&vm->listener, vm->waiter, &vm->grace);
 	if (r)
 		goto destroy_loop;
+	r = timers_init(&vm->timers, vm->waiter);
+	if (r)
+		goto destroy_listener;
 	r = loop_thread_start(vm->waiter, "softkvm-wait");
 	if (!r && WITH_TSAN) {
 		vm->nudge.fire = signals_nudge;
@@ -51,6 +54,8 @@ static int waiter_create(struct soft_vm *vm)
 	if (!r)
 		return 0;
 	timers_destroy(&vm->timers);
+destroy_listener:
+	listener_destroy(&vm->listener);
 destroy_loop:
 	loop_destroy(vm->waiter);
 	return r;
@@ -63,6 +68,7 @@ static void init_plain(struct soft_vm *vm)
 	mutex_init(&vm->ring_lock);
 	mutex_init(&vm->chips.lock);
 	mutex_init(&vm->irqfd_lock);
+	mutex_init(&vm->pulse_lock);
 	mutex_init(&vm->resample_lock);
 	mutex_init(&vm->map_lock);
 	mutex_init(&vm->tsc.lock);
@@ -80,6 +86,7 @@ static void destroy_plain(struct soft_vm *vm)
 	mutex_destroy(&vm->tsc.lock);
 	mutex_destroy(&vm->map_lock);
 	mutex_destroy(&vm->resample_lock);
+	mutex_destroy(&vm->pulse_lock);
 	mutex_destroy(&vm->irqfd_lock);
 	mutex_destroy(&vm->chips.lock);
 	mutex_destroy(&vm->ring_lock);
@@ -137,6 +144,7 @@ int vm_create_fd(struct softkvm *ctx, unsigned long type)
 destroy_waiter:
 	loop_thread_stop(vm->waiter);
 	timers_destroy(&vm->timers);
+	listener_destroy(&vm->listener);
 	loop_destroy(vm->waiter);
 destroy_ring:
 	munmap(vm->ring, SOFT_PAGE_SIZE);
@@ -174,6 +182,7 @@ void vm_release(struct soft_file *f)
 	for (unsigned i = 0; i < atomic_load(&vm->nr_vcpus); i++)
 		vcpu_free(vm->vcpus[i]);
 	timers_destroy(&vm->timers);
+	listener_destroy(&vm->listener);
 	loop_destroy(vm->waiter);
 	munmap(vm->ring, SOFT_PAGE_SIZE);
 	close(vm->ring_fd);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * A VM. Lock order (docs/SOFTKVM.md), outermost first:
  *   vm->lock, vcpu->lock, irqfd_lock, mem.lock, bus_lock, ctx->irqfd_lock,
- *   map_lock | resample_lock, pit lock, chips.lock, timers.lock, ring_lock, tsc.lock
+ *   map_lock | pulse_lock, resample_lock, pit lock, chips.lock, timers.lock, ring_lock, tsc.lock
  * Those left of the bar may be held over grace_wait() and loop_call(); those
  * right of it are taken by readers and by the waiter and may not.
  */
@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "irqchip/irqchip.h"
 #include "softkvm/iobus.h"
+#include "softkvm/listen.h"
 #include "softkvm/memslot.h"
 #include "softkvm/route.h"
 #include "softkvm/softkvm_priv.h"
@@ -67,10 +68,12 @@ struct soft_vm {
 	struct soft_chips chips;
 	struct soft_pit *pit;		/* NULL until KVM_CREATE_PIT2; set once under lock */
 	struct route_table *_Atomic routes;
+	pthread_mutex_t pulse_lock;	/* an irqfd's edge, up and down */
 	pthread_mutex_t irqfd_lock;	/* binding and unbinding irqfds */
 	pthread_mutex_t resample_lock;
 	struct soft_resampler *resamplers;
-	struct loop *waiter;		/* irqfds and timers; runs from creation to release */
+	struct loop *waiter;		/* timers, and the listener's; runs from creation to release */
+	struct listener listener;	/* irqfds */
 	struct vm_timers timers;
 	struct soft_timer nudge;	/* signal.c; only under the thread sanitizer */
 

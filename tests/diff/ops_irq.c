@@ -183,16 +183,12 @@ const struct op_kind op_ioeventfd = { "ioeventfd", 12, ioeventfd,
 static void signal_event(struct world *w, const uint64_t *a)
 {
 	unsigned e = a[0] % (WORLD_EVENTS - 4);
-	uint64_t n;
 
 	/* Nothing to wait with for a VM that lives on in its vCPUs only. */
 	if (w->binding[e].bound && w->vm[w->binding[e].vm] < 0)
 		return;
 	eventfd_write(w->event[e], e == WORLD_SEMAPHORE ? MIN(a[1], 3ull) : a[1]);
 	world_settle(w);
-	/* The kernel takes one of a semaphore's count, softkvm all. */
-	for (unsigned i = 0; w->binding[e].bound && i < 3 && read(w->event[e], &n, 8) == 8; i++)
-		;
 }
 
 static uint64_t signal_count(struct rng *r)
