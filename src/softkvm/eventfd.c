@@ -10,17 +10,29 @@
 #define OWN_FDS 512 /* the least number of our duplicates */
 
 /*
- * /proc/self/fdinfo says "eventfd-id: n" ("Documentation/filesystems/proc.rst",
- * "Eventfd files") for an eventfd and only for one.
+ * What we open for a moment, here and for the steal time, takes a number that the caller may
+ * just have closed, and another of its threads may ask for: to them it is closed.
  */
-int eventfd_identify(int fd, uint64_t *id)
+static bool is_of_ours(int fd)
+{
+	char path[40], to[16];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, to, sizeof(to));
+	return n > 6 && !memcmp(to, "/proc/", 6);
+}
+
+/*
+ * /proc/self/fdinfo says "eventfd-id: n" ("Documentation/filesystems/proc.rst",
+ * "Eventfd files") for an eventfd and only for one. fd: of ours, so that it stays what it is.
+ */
+static int identify(int fd, uint64_t *id)
 {
 	char path[40], text[512], *at;
 	ssize_t n;
 	int info;
 
-	if (fd < 0 || fcntl(fd, F_GETFD) < 0)
-		return -EBADF;
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	info = open(path, O_RDONLY | O_CLOEXEC);
 	if (info < 0)
@@ -32,7 +44,7 @@ int eventfd_identify(int fd, uint64_t *id)
 	text[n] = '\0';
 	at = strstr(text, "\neventfd-id:");
 	if (!at)
-		return -EINVAL;
+		return is_of_ours(fd) ? -EBADF : -EINVAL;
 	*id = strtoull(at + strlen("\neventfd-id:"), NULL, 10);
 	return 0;
 }
@@ -48,13 +60,25 @@ int eventfd_hold(struct held_eventfd *e, int fd)
 	if (e->fd < 0)
 		return -errno;
 	/* Ask the duplicate: the caller's number may be another file by now. */
-	r = eventfd_identify(e->fd, &e->id);
+	r = identify(e->fd, &e->id);
 	if (r) {
 		eventfd_drop(e);
 		return r;
 	}
 	flags = fcntl(e->fd, F_GETFL);
 	e->blocking = flags >= 0 && !(flags & O_NONBLOCK);
+	return 0;
+}
+
+int eventfd_identify(int fd, uint64_t *id)
+{
+	struct held_eventfd e;
+	int r = eventfd_hold(&e, fd);
+
+	if (r)
+		return r;
+	*id = e.id;
+	eventfd_drop(&e);
 	return 0;
 }
 

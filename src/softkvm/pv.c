@@ -16,7 +16,8 @@
 
 #define CLOCK_ENABLE 1ull
 #define PV_EOI_FLAG  1u
-#define STEAL_PERIOD_NS 1000000u
+#define STEAL_PERIOD_NS 1000000u /* the time is read again after so long, */
+#define STEAL_GAP_NS	100000u	 /* or at an entry so long after the one before */
 
 /* With KVM_CAP_ENFORCE_PV_FEATURE_CPUID a feature is there only if the guest's leaf says so. */
 static bool has_feature(const struct soft_vcpu *v, unsigned bit)
@@ -167,12 +168,16 @@ void pv_account_steal(struct soft_vcpu *v)
 
 	if (!(v->pv.steal_msr & KVM_MSR_ENABLED) || guest_read(mem, gpa, &st, sizeof(st)))
 		return;
-	/* Each entry is told, but to read the time costs more than many an exit. */
+	/*
+	 * Each entry is told, but to read the time costs more than many an exit: it is not read at
+	 * those that follow each other so closely that little can have been stolen.
+	 */
 	now = v->pv.steal_last;
-	if (at - v->pv.steal_read >= STEAL_PERIOD_NS) {
+	if (at - v->pv.steal_read >= STEAL_PERIOD_NS || at - v->pv.steal_entry >= STEAL_GAP_NS) {
 		v->pv.steal_read = at;
 		now = run_delay();
 	}
+	v->pv.steal_entry = at;
 	st.version += st.version & 1 ? 2 : 1;
 	(void)!guest_write(mem, &v->ring, gpa + offsetof(struct kvm_steal_time, version), &st.version,
 			   sizeof(st.version));

@@ -28,6 +28,7 @@ struct vcpu_pv {
 	bool clock_paused;
 	uint64_t steal_last; /* run delay when last accounted */
 	uint64_t steal_read; /* when that was */
+	uint64_t steal_entry; /* the last entry */
 	bool eoi_offered;    /* the flag in guest memory is set */
 };
 

@@ -6,6 +6,7 @@
 #include "monitor/bare.h"
 #include "softkvm/softkvm.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -110,7 +111,7 @@ static void test_contract(void **state)
 	struct bed t;
 	struct bare other;
 	struct err err;
-	int e, closed, p[2];
+	int e, closed, p[2], ours;
 
 	setup(&t);
 	if (bare_create(&other, &t.api, 1, true, &err))
@@ -125,6 +126,12 @@ static void test_contract(void **state)
 	assert_int_equal(vm_bind_irqfd(&other.vm, e, 10, -1), -EBUSY);
 	assert_int_equal(vm_bind_irqfd(&t.b.vm, closed, 10, -1), -EBADF);
 	assert_int_equal(vm_bind_irqfd(&t.b.vm, p[0], 10, -1), -EINVAL);
+	/* What another thread's call has open for a moment, under a number that was closed. */
+	ours = open("/proc/self/fdinfo/0", O_RDONLY);
+	assert_true(ours >= 0);
+	assert_int_equal(vm_bind_irqfd(&t.b.vm, ours, 10, -1), -EBADF);
+	assert_int_equal(vm_unbind_irqfd(&t.b.vm, ours, 10), -EBADF);
+	close(ours);
 	/* Not bound here, there, or at all. */
 	assert_int_equal(vm_unbind_irqfd(&t.b.vm, e, 11), 0);
 	assert_int_equal(vm_unbind_irqfd(&other.vm, e, 10), 0);

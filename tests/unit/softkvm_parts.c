@@ -13,7 +13,10 @@
 #include "softkvm/vcpu.h"
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/kvm_para.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -608,6 +611,67 @@ static void test_cpuid_no_barriers(void **state)
 	assert_int_equal(cpuid_supported(e, (unsigned)n - 1), -E2BIG);
 }
 
+static uint64_t run_delay(void)
+{
+	unsigned long long ran, waited;
+	FILE *f = fopen("/proc/thread-self/schedstat", "r");
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%llu %llu", &ran, &waited), 2);
+	fclose(f);
+	return waited;
+}
+
+static void *work_and_yield(void *arg)
+{
+	while (!atomic_load((_Atomic bool *)arg)) {
+		uint64_t until = clock_ns() + 50000;
+
+		while (clock_ns() < until)
+			;
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* What was stolen between two runs is told by the second, however soon after the first. */
+static void test_steal(void **state)
+{
+	static const uint8_t code[] = { 0xe6, 0x80, 0xeb, 0xfc }; /* out %al,$0x80, again and again */
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { { 1, 0 }, { .index = MSR_KVM_STEAL_TIME, .data = 0x4000 | KVM_MSR_ENABLED } };
+	_Atomic bool stop = false;
+	cpu_set_t old, one;
+	pthread_t thread;
+	struct guest g;
+
+	assert_int_equal(sched_getaffinity(0, sizeof(old), &old), 0);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	guest_create(&g, false, code, sizeof(code));
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_MSRS, (uintptr_t)&m), 1);
+	assert_int_equal(pthread_create(&thread, NULL, work_and_yield, (void *)&stop), 0); /* on the same CPU */
+	for (unsigned i = 0; i < 50; i++) {
+		uint64_t told, since;
+
+		assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+		told = load_le64(g.mem + 0x4000);
+		since = run_delay();
+		while (run_delay() - since < 200000)
+			sched_yield();
+		since = run_delay() - since;
+		assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
+		assert_true(load_le64(g.mem + 0x4000) - told >= since);
+	}
+	atomic_store(&stop, true);
+	pthread_join(thread, NULL);
+	guest_destroy(&g);
+	assert_int_equal(sched_setaffinity(0, sizeof(old), &old), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -620,6 +684,7 @@ int main(void)
 		cmocka_unit_test(test_guest_debug_takes_tf), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
 		cmocka_unit_test(test_halt_poll), cmocka_unit_test(test_cpuid_no_barriers),
+		cmocka_unit_test(test_steal),
 	};
 
 	return RUN(tests);
