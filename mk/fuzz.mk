@@ -12,11 +12,10 @@ fuzz_objs     = $(patsubst %,$(FUZZ_O)/%.o,$(basename $1))
 FUZZ_SRCS    := $(filter-out src/app/main.c src/softkvm/preload.c,$(wildcard src/*/*.[cS]))
 
 # The engine's own C must leave SIMD registers alone (mk/engine.mk), so its
-# coverage is counted inline, without calls into the fuzzer. It leans on the host
-# taking misaligned operands.
+# coverage is counted inline, without calls into the fuzzer.
 $(FUZZ_O)/%.o: FUZZ_COV := -fsanitize=fuzzer-no-link
 $(FUZZ_O)/src/engine/%.o: FUZZ_COV := -fsanitize-coverage=inline-8bit-counters,pc-table \
-                          -fno-sanitize=alignment -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
+                          -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
 $(FUZZ_O)/%.o: %.c mk/fuzz.mk
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
@@ -35,9 +34,10 @@ $(FUZZ_O)/bin/%: $(FUZZ_O)/tests/fuzz/%.o $(call fuzz_objs,$(TLIB_SRCS)) $(FUZZ_
 	$(call say,LD,$@)
 	$(Q)$(FUZZ_CC) $(FUZZ_SAN) -fsanitize=fuzzer -pthread -o $@ $^ $(LDLIBS) -lcmocka
 
-# The API's target is made of the operations of tests/diff.
-$(FUZZ_O)/bin/softkvm: $(call fuzz_objs,$(filter-out tests/diff/main.c tests/diff/cases.c,$(wildcard tests/diff/*.c)))
-$(FUZZ_O)/bin/softkvm: LDLIBS := $(FUZZ_LIB) $(LDLIBS)
+# The API's targets are made of the operations of tests/diff.
+FUZZ_API := $(FUZZ_O)/bin/softkvm $(FUZZ_O)/bin/signals
+$(FUZZ_API): $(call fuzz_objs,$(filter-out tests/diff/main.c tests/diff/cases.c,$(wildcard tests/diff/*.c)))
+$(FUZZ_API): LDLIBS := $(FUZZ_LIB) $(LDLIBS)
 
 .PHONY: fuzz fuzz-build
 fuzz-build: $(FUZZ_BINS)

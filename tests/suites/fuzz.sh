@@ -7,6 +7,7 @@ for target in tests/fuzz/*.c; do
 	target=$(basename "$target" .c)
 	case $target in
 	virtio) runs=100 ;;
+	signals) runs=100 ;;
 	softkvm | boot | devices | engine | irq | pci | region) runs=250 ;;
 	walk) runs=1000 ;;
 	*) runs=2000 ;;
