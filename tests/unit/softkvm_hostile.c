@@ -110,6 +110,7 @@ static void test_pit_without_irqchip(void **state)
 /* CVE-2016-9777: an interrupt whose EOI is noted for a vCPU of the highest id. */
 static void test_highest_id(void **state)
 {
+	struct kvm_irq_routing_entry clock = { .gsi = 8, .type = KVM_IRQ_ROUTING_IRQCHIP };
 	struct kvm_lapic_state lapic;
 	struct vcpu high;
 	struct bed t;
@@ -123,11 +124,25 @@ static void test_highest_id(void **state)
 	assert_int_equal(vcpu_open(&high, &t.b.vm, id), 0);
 	assert_true(vcpu_open(&(struct vcpu){ 0 }, &t.b.vm, id + 1) < 0);
 	assert_int_equal(vcpu_get_lapic(&high, &lapic), 0);
-	/* The clock's tick, by its status, to that one alone. */
-	assert_int_equal(bare_set_pin(&t.b.vm, 8, (uint64_t)(id & 0xff) << 56 | 0x48), 0);
+	lapic.regs[0xf1] |= 1; /* SVR: software enable, or nothing is accepted */
+	assert_int_equal(vcpu_set_lapic(&high, &lapic), 0);
+	assert_int_equal(vcpu_get_lapic(&t.b.cpus[0], &lapic), 0);
+	lapic.regs[0xf1] &= (uint8_t)~1;
+	assert_int_equal(vcpu_set_lapic(&t.b.cpus[0], &lapic), 0);
+	/* The clock's tick, by its status, to all, of whom only that one takes it. */
+	clock.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+	clock.u.irqchip.pin = 8;
+	assert_int_equal(vm_set_routes(&t.b.vm, &clock, 1), 0);
+	assert_int_equal(bare_set_pin(&t.b.vm, 8, (uint64_t)0xff << 56 | 0x48), 0);
 	assert_int_equal(vm_irq_line_status(&t.b.vm, 8, true, &status), 0);
+	assert_int_equal(status, 1);
 	assert_int_equal(vm_irq_line_status(&t.b.vm, 8, false, &status), 0);
+	/* Past the map of those who owe an EOI: nobody waits for that, and the next tick goes through. */
 	assert_int_equal(vm_irq_line_status(&t.b.vm, 8, true, &status), 0);
+	assert_int_equal(status, 1);
+	assert_int_equal(vcpu_get_lapic(&t.b.cpus[0], &lapic), 0);
+	lapic.regs[0xf1] |= 1;
+	assert_int_equal(vcpu_set_lapic(&t.b.cpus[0], &lapic), 0);
 	runs(&t);
 	vcpu_close(&high);
 	teardown(&t);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -342,6 +343,7 @@ static void *fight(void *arg)
 		}
 		f->won++;
 		f->wrong += atomic_fetch_add(f->owners, 1) != 0;
+		sched_yield(); /* the other one tries meanwhile */
 		atomic_fetch_sub(f->owners, 1);
 		f->wrong += vm_unbind_irqfd(f->vm, f->fd, 10) != 0;
 	}
