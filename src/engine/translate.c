@@ -555,7 +555,7 @@ static bool keeps_scratch(const struct insn *in)
 {
 	switch ((enum insn_kind)in->kind) {
 	case K_GENERIC: case K_NOP: case K_LEA: case K_PUSH: case K_POP: case K_LEAVE:
-	case K_CALL: case K_RET:
+	case K_CALL: case K_RET: case K_JCC:
 		return true;
 	default:
 		return false;

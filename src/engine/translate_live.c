@@ -104,10 +104,10 @@ static bool looks_up(const struct insn *in)
 	}
 }
 
-/* Would a look-up be spared the saving of flags, or a loop have a second copy? */
+/* Would a look-up be spared the saving of flags, an entry the restoring, or a loop have a second copy? */
 static bool pays(const struct tr *t, const uint32_t *none)
 {
-	if (t->b->head && t->live[0] && !none[0])
+	if (t->live[0] && !none[0])
 		return true;
 	for (unsigned int i = 0; i < t->n; i++)
 		if (t->live[i] && !none[i] && looks_up(&t->in[i]))
