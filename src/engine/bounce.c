@@ -389,7 +389,7 @@ static int insn_fetch(struct engine_vcpu *v, struct insn_slot **out)
 			}
 		} else {
 			fpu_put(v);
-			r = insn_decode(v, b, n, code, &in);
+			r = insn_decode_memo(v, b, n, code, &in);
 			if (!r)
 				break;
 		}

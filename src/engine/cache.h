@@ -212,6 +212,10 @@ struct located {
 };
 bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct located *l);
 
+/* The one instruction of a block across pages, which the host has there. False: it is not one any more. */
+bool insn_decode_across(struct engine_vcpu *v, const struct block *b, const uint8_t *page, const uint8_t *second,
+			struct insn *in);
+
 /* reencode.c */
 /* What the code of an instruction keeps elsewhere while it accesses memory: put it back. */
 void insn_undo(struct engine_vcpu *v, const struct insn *in);

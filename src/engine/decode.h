@@ -90,6 +90,10 @@ struct insn {
 int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigned int code,
 		struct insn *in);
 
+/* The same from memory, if the same bytes were decoded lately. fpu_put() first. */
+int insn_decode_memo(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigned int code,
+		     struct insn *in);
+
 /* Fill v->ext_ok and v->feat from the guest's and the host's CPUID. */
 void features_update(struct engine_vcpu *v);
 

@@ -202,6 +202,7 @@ enum exit_code {
 
 #define INSN_CACHE 2048
 struct insn_slot;
+struct memo;
 struct cache;
 struct slot_map;
 
@@ -316,6 +317,7 @@ struct engine_vcpu {
 	unsigned int last_slot;
 	struct cache *cache;
 	struct insn_slot *insns;
+	struct memo *memos;	/* decode_memo.c */
 	uint8_t *thunks;
 	uint64_t ext_ok[2];	/* Zydis ISA extensions that the guest's CPUID has */
 	uint32_t feat;		/* FEAT_* */
@@ -629,6 +631,7 @@ void gpr_set(struct engine_vcpu *v, unsigned int g, unsigned int width, bool hig
 /* simd.c: masked and gathering accesses, element by element */
 int simd_exec(struct engine_vcpu *v, const struct insn *in);
 size_t insn_slots_size(void);
+size_t decode_memo_size(void);
 
 /* smp.c */
 struct engine_vm {

@@ -53,6 +53,12 @@ static uint64_t host_xcr0(void)
 	return a;
 }
 
+/* What has been decoded: for the bounce executor, and behind it for the translator. */
+static size_t insns_size(void)
+{
+	return insn_slots_size() + decode_memo_size();
+}
+
 int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engine_ops *ops, void *cpu,
 		       struct engine_vcpu **out, struct err *e)
 {
@@ -79,10 +85,11 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;
 	v->step_fn = ENGINE_EAGER_FPU ? (void *)step_called_eager : (void *)step_called;
 	mutex_init(&v->req_lock);
-	v->insns = mmap(NULL, insn_slots_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	v->insns = mmap(NULL, insns_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	r = -ENOMEM;
 	if ((void *)v->insns == MAP_FAILED)
 		goto fail_insns;
+	v->memos = (struct memo *)((uint8_t *)v->insns + insn_slots_size());
 	r = cache_create(v);
 	if (r)
 		goto fail_cache;
@@ -96,7 +103,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 fail_add:
 	cache_destroy(v);
 fail_cache:
-	munmap(v->insns, insn_slots_size());
+	munmap(v->insns, insns_size());
 fail_insns:
 	mutex_destroy(&v->req_lock);
 	munmap(v, sizeof(*v));
@@ -110,7 +117,7 @@ void engine_vcpu_destroy(struct engine_vcpu *v)
 	vm_remove_vcpu(v->vm, v);
 	cache_destroy(v);
 	pcid_destroy(v);
-	munmap(v->insns, insn_slots_size());
+	munmap(v->insns, insns_size());
 	mutex_destroy(&v->req_lock);
 	munmap(v, sizeof(*v));
 }
@@ -281,18 +288,23 @@ static int block_fault(struct engine_vcpu *v)
  */
 static void branch_undo(struct engine_vcpu *v, const struct block *b)
 {
-	struct slot *s = slot_find(v, b->gpa);
+	struct slot *s = slot_find(v, b->gpa), *second = b->second ? slot_find(v, SECOND_GPA(b)) : NULL;
 	struct insn in = {0};
 	unsigned int off = 0;
 
-	if (!s)
+	if (!s || (b->second && !second))
 		return;
 	fpu_put(v);
-	do {
-		off += in.len;
-		if (insn_decode(v, s->host + (b->gpa - s->gpa) + off, b->len - off, 8, &in))
+	if (second) {
+		if (!insn_decode_across(v, b, s->host + ((b->gpa & PAGE_MASK_) - s->gpa),
+					second->host + (SECOND_GPA(b) - second->gpa), &in))
 			return;
-	} while (off + in.len < b->len);
+	}
+	while (off + in.len < b->len) {
+		off += in.len;
+		if (insn_decode_memo(v, s->host + (b->gpa - s->gpa) + off, b->len - off, 8, &in))
+			return;
+	}
 	if (in.kind == K_RET) {
 		v->gpr[R_SP] -= 8 + (in.opcode == 0xc2 ? (uint64_t)in.imm & 0xffff : 0);
 	} else if (in.kind == K_CALL_IND) {

@@ -501,7 +501,7 @@ static unsigned int decode_block(struct tr *t, const uint8_t *p, unsigned int ro
 	for (t->n = 0; t->n < max && off < room; t->n++) {
 		struct insn *in = &t->in[t->n];
 
-		if (insn_decode(t->v, p + off, room - off, code, in))
+		if (insn_decode_memo(t->v, p + off, room - off, code, in))
 			break; /* goes on in the next page: decode_across() */
 		off += in->len;
 		if (sti || (ends_block(in) && (in->kind != K_JCC || !exits--))) {
@@ -537,17 +537,22 @@ static bool second_page(struct tr *t, struct engine_vcpu *v, struct slot *s)
 	return v->cache->generation == generation && page_is_marked(v, s, t->b->gpa);
 }
 
-/* The one instruction that lies in both pages. Returns its length, 0: it does not any more. */
+bool insn_decode_across(struct engine_vcpu *v, const struct block *b, const uint8_t *page, const uint8_t *second,
+			struct insn *in)
+{
+	unsigned int off = (unsigned int)(b->gpa & 4095), n = 4096 - off;
+	uint8_t p[15];
+
+	bytes_copy(p, page + off, n);
+	bytes_copy(p + n, second, sizeof(p) - n);
+	return !insn_decode_memo(v, p, sizeof(p), b->mode & MODE_64 ? 8 : 4, in) && in->len > n;
+}
+
+/* Returns the length of the one instruction that lies in both pages, 0: it does not any more. */
 static unsigned int decode_across(struct tr *t)
 {
-	unsigned int off = (unsigned int)(t->b->rip & 4095), n = 4096 - off;
-	uint8_t b[15];
-
-	bytes_copy(b, t->page + off, n);
-	bytes_copy(b + n, t->second, sizeof(b) - n);
 	t->n = 1;
-	return !insn_decode(t->v, b, sizeof(b), t->b->mode & MODE_64 ? 8 : 4, &t->in[0]) && t->in[0].len > n ?
-		       t->in[0].len : 0;
+	return insn_decode_across(t->v, t->b, t->page, t->second, &t->in[0]) ? t->in[0].len : 0;
 }
 
 /* Kinds whose code says itself when it takes S0 or S1. */
@@ -658,7 +663,7 @@ static bool lies_across(struct engine_vcpu *v, const uint8_t *p, unsigned int n,
 {
 	struct insn in;
 
-	return n < 15 && insn_decode(v, p, n, mode & MODE_64 ? 8 : 4, &in);
+	return n < 15 && insn_decode_memo(v, p, n, mode & MODE_64 ? 8 : 4, &in);
 }
 
 struct block *block_translate(struct engine_vcpu *v, const struct itlb_entry *ie, uint32_t mode, bool head)

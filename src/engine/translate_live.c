@@ -39,7 +39,7 @@ static uint32_t needed_at(struct ahead *a, uint64_t rip, uint32_t want, bool bra
 		unsigned int off = (unsigned int)(rip & 4095);
 		struct insn in;
 
-		if ((rip ^ t->b->rip) & PAGE_MASK_ || insn_decode(t->v, a->page + off, 4096 - off, code, &in))
+		if ((rip ^ t->b->rip) & PAGE_MASK_ || insn_decode_memo(t->v, a->page + off, 4096 - off, code, &in))
 			break;
 		a->left--;
 		for (unsigned int g = off / 64; g <= (off + in.len - 1) / 64; g++)

@@ -212,6 +212,50 @@ static void faults_name_the_second_page(void **state)
 			}
 }
 
+/* a return to what is no address, and a call: the fault is the branch's, at its first byte */
+SNIPPET(bad_ret, "ret $16");
+SNIPPET(bad_call, "call *0x12345678(%rax)");
+
+static void bad_branches_fault_at_themselves(void **state)
+{
+	for (unsigned int w = 0; w < N_WAYS; w++)
+		for (unsigned int k = 0; k < 4; k++) {
+			struct env *e = start(ways[w], 1);
+			uint64_t at = k < 2 ? LAY(e, bad_ret, 1 + k) : LAY(e, bad_call, k - 1), rsp;
+			struct env_frame f;
+
+			set_rip(e, at);
+			rsp = regs(e).gpr[4];
+			*(uint64_t *)(e->ram + rsp) = 1ull << 63;
+			*(uint64_t *)(e->ram + LOAD) = 1ull << 63;
+			set_gpr(e, 0, 0, LOAD - 0x12345678ull);
+			assert_int_equal(run_cpu(e, 0), 13);
+			env_frame(e, 0, 13, &f);
+			assert_int_equal(f.rip, at);
+			assert_int_equal(f.rsp, rsp);
+			env_destroy(e);
+		}
+}
+
+/* The same bytes were decoded elsewhere, all in one page, a moment ago: here only some of them are. */
+SNIPPET(whole, "mov $0x77770001,%eax\n call *%r12\n int3");
+
+static void what_is_known_is_no_more_than_is_there(void **state)
+{
+	for (unsigned int w = 0; w < N_WAYS; w++)
+		for (unsigned int before = 1; before < 5; before++) {
+			struct env *e = start(ways[w], 1);
+
+			PUT(e, LOAD, whole);
+			set_gpr(e, 0, 12, LAY(e, imm, before));
+			/* its rest is what comes next in memory, but not what is mapped next */
+			memcpy(e->ram + PA1 + 4096 - before, sn_whole, 5);
+			assert_int_equal(run_cpu(e, 0), 256);
+			assert_int_equal(regs(e).gpr[0], before == 4 ? 0x11770001u : 0x11110001u);
+			env_destroy(e);
+		}
+}
+
 /* no memory behind the second page: where it is said to be, and no block is made */
 static void the_second_page_may_be_nothing(void **state)
 {
@@ -309,6 +353,8 @@ int main(void)
 		cmocka_unit_test(stores_to_either_page_are_seen),
 		cmocka_unit_test(changes_from_outside_are_seen),
 		cmocka_unit_test(faults_name_the_second_page),
+		cmocka_unit_test(bad_branches_fault_at_themselves),
+		cmocka_unit_test(what_is_known_is_no_more_than_is_there),
 		cmocka_unit_test(the_second_page_may_be_nothing),
 		cmocka_unit_test(stores_of_another_vcpu_are_seen),
 		cmocka_unit_test(blocks_are_forgotten_on_both_sides),
