@@ -293,7 +293,7 @@ int engine_translate(struct engine_vcpu *v, gva_t gva, gpa_t *gpa, bool *writabl
 #define ENGINE_DEBUG_SLOW 8u /* run each instruction through the bounce executor (tests) */
 #define ENGINE_DEBUG_HWBP 16u /* engine_set_breakpoints() counts, the guest's DR0-3 and DR7 do not */
 #define ENGINE_DEBUG_NOIRQ 32u /* no interrupt and no NMI is taken */
-/* With STEP or HWBP every debug exception (not INT1) exits instead of reaching the guest. */
+/* With STEP or HWBP every debug exception exits instead of reaching the guest. */
 void engine_set_debug(struct engine_vcpu *v, uint32_t flags);
 /* The debugger's breakpoints: addresses, and DR7 with the bits that the guest's would have. */
 void engine_set_breakpoints(struct engine_vcpu *v, const uint64_t address[4], uint64_t dr7);

@@ -265,6 +265,14 @@ int sys_exec(struct engine_vcpu *v, const struct insn *in)
 		/* a debug exception, not an interrupt: it takes with it what MOV SS held back */
 		uint64_t held = v->pending_db;
 
+		v->exc = (struct exc){.vector = V_DB, .payload = held};
+		if (debug_exit(v, &v->exc)) {
+			/* as after any trap, so that who hands it on to the guest hands on the right RIP */
+			v->exit->rip += in->len;
+			v->pending_db = 0;
+			v->step_tf = false;
+			return X_LEAVE;
+		}
 		dr6_set(v, held);
 		r = soft_int(v, in, V_DB, false);
 		if (r == X_JUMP)

@@ -305,6 +305,37 @@ static void a_debuggers_breakpoints_are_not_the_guests(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(int1, "nop\n.byte 0xf1\nmov $5,%eax\nint3");
+
+/* INT1 is a debug exception: the debugger's if it asked for those, else the guest's. */
+static void a_debugger_sees_int1(void **state)
+{
+	static const uint32_t flags[] = {ENGINE_DEBUG_HWBP, ENGINE_DEBUG_HWBP | ENGINE_DEBUG_SLOW, ENGINE_DEBUG_STEP};
+	struct env *e = env_create(1);
+	struct engine_exit x;
+
+	PUT(e, LOAD, int1);
+	for (unsigned int i = 0; i < 3; i++) {
+		env_start(e, 0, 0, LOAD + (i == 2), ENV_KSTACK);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | flags[i]);
+		assert_int_equal(engine_run(e->cpu[0], &x), 0);
+		assert_int_equal(x.reason, ENGINE_EXIT_DEBUG);
+		assert_int_equal(x.vector, 1);
+		assert_int_equal(x.dr6, DR6_IDLE);
+		assert_int_equal(x.rip, LOAD + 2);
+		assert_int_equal(regs(e).rip, LOAD + 2);
+		assert_int_equal(regs(e).gpr[4], ENV_KSTACK);
+		/* it is over */
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP);
+		assert_int_equal(env_run(e, 0, &x), 256);
+		assert_int_equal(regs(e).gpr[0], 5);
+	}
+	env_start(e, 0, 0, LOAD, ENV_KSTACK);
+	assert_int_equal(env_run(e, 0, &x), 1);
+	assert_int_equal(frame(e, 1).rip, LOAD + 2);
+	env_destroy(e);
+}
+
 /* Steps that no interrupt gets between. */
 static void stepping_can_hold_interrupts_back(void **state)
 {
@@ -501,6 +532,7 @@ int main(void)
 		cmocka_unit_test(general_detect_guards_the_registers),
 		cmocka_unit_test(steps_follow_tf),
 		cmocka_unit_test(a_debuggers_breakpoints_are_not_the_guests),
+		cmocka_unit_test(a_debugger_sees_int1),
 		cmocka_unit_test(stepping_can_hold_interrupts_back),
 		cmocka_unit_test(alignment_is_what_the_processor_wants),
 		cmocka_unit_test(alignment_holds_from_popf_on),

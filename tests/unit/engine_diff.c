@@ -417,6 +417,9 @@ static bool add_random(struct seq *s)
 			def = 0;
 		bool str = z.meta.category == ZYDIS_CATEGORY_STRINGOP;
 
+		if (str)
+			def = 0;
+
 		/* 16-bit addresses: both sides of CMPS fault (see below) */
 		if (str && (z.opcode & 0xfe) == 0xa6 && z.address_width == 16)
 			continue;
