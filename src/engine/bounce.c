@@ -20,6 +20,12 @@ size_t insn_slots_size(void)
 	return INSN_CACHE * sizeof(struct insn_slot);
 }
 
+void insn_slots_forget(struct engine_vcpu *v)
+{
+	for (unsigned int i = 0; i < INSN_CACHE; i++)
+		v->insns[i].valid = false;
+}
+
 /* ---- registers by width ---- */
 
 uint64_t gpr_get(const struct engine_vcpu *v, unsigned int g, unsigned int width, bool high8)
@@ -86,7 +92,9 @@ int ea_linear(struct engine_vcpu *v, const struct insn *in, unsigned int size, b
 
 static int fpu_check(struct engine_vcpu *v, const struct insn *in)
 {
-	if (in->vex && (is_real(v) || is_vm86(v)))
+	if ((in->vex || in->evex) && (is_real(v) || is_vm86(v)))
+		return raise_ud(v);
+	if ((in->need & NEED_AVX512) && (v->xcr0 & XCR0_AVX512) != XCR0_AVX512)
 		return raise_ud(v);
 	if (in->need & NEED_AVX) {
 		if (!(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & 6) != 6)
@@ -197,6 +205,62 @@ static void x87_pointers_clear(const struct insn *in, uint8_t *env)
 		bytes_zero(env + 12, 16);
 }
 
+/* The bytes of the operand that the opmask lets the instruction access: a bit for each. */
+static uint64_t bytes_accessed(const struct engine_vcpu *v, const struct insn *in)
+{
+	unsigned int size = in->elem_size, n = in->mem_size / size;
+	uint64_t k = opmask_get(v, in->mask_no), bytes = 0;
+
+	if (in->elems < 64)
+		k &= (1ull << in->elems) - 1;
+	if (in->packed) {
+		unsigned int some = (unsigned int)__builtin_popcountll(k);
+
+		k = some < 64 ? (1ull << some) - 1 : ~0ull;
+	}
+	/* what is broadcast to several elements is accessed if one of them is wanted */
+	for (unsigned int i = 0; i < in->elems; i++)
+		if (k >> i & 1)
+			bytes |= ((2ull << (size - 1)) - 1) << (i % n * size);
+	return bytes;
+}
+
+/* EVEX with an opmask: what is masked off is not accessed, and does not fault. */
+static int masked_exec(struct engine_vcpu *v, struct insn_slot *s, uint64_t off)
+{
+	const struct insn *in = &s->in;
+	bool write = in->mem_acc & ACC_W;
+	uint8_t *buf = v->bounce_buf[0];
+	uint64_t want, left, lin;
+	int r = X_NEXT;
+
+	fpu_put(v);
+	want = bytes_accessed(v, in);
+	if (want && in->align && ((v->seg[in->seg].base + off) & (in->align - 1u)))
+		return raise_gp(v, 0);
+	v->bounce = buf;
+	for (unsigned int pass = 0; pass < 2; pass++) {
+		if (pass && write)
+			r = thunk_enter(v, s, in);
+		for (left = want; left && !r;) {
+			unsigned int at = (unsigned int)__builtin_ctzll(left);
+			uint64_t end = ~(left >> at);
+			unsigned int n = end ? (unsigned int)__builtin_ctzll(end) : 64;
+
+			left &= at + n < 64 ? ~0ull << (at + n) : 0;
+			r = seg_linear(v, in->seg, off + at, n, write, &lin);
+			if (!r && write)
+				r = pass ? gmem_write(v, lin, buf + at, n, data_mode(v))
+					 : gmem_check(v, lin, n, true, data_mode(v));
+			else if (!r && !pass)
+				r = gmem_read(v, lin, buf + at, n, data_mode(v));
+		}
+		if (r)
+			return r;
+	}
+	return write ? X_NEXT : thunk_enter(v, s, in);
+}
+
 static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 {
 	const struct insn *in = &s->in;
@@ -217,6 +281,8 @@ static int generic_exec(struct engine_vcpu *v, struct insn_slot *s)
 		dist = bt_distance(v, in);
 		off = (off + (uint64_t)dist) & addr_mask(in);
 	}
+	if (in->elem_size)
+		return masked_exec(v, s, off);
 	if (in->align && ((v->seg[in->seg].base + off) & (in->align - 1u)))
 		return raise_gp(v, 0);
 	r = seg_linear(v, in->seg, off, in->mem_size, write, &lin);

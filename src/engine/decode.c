@@ -117,6 +117,8 @@ static uint8_t need_of(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
 	default:
 		break;
 	}
+	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || z->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX)
+		return NEED_AVX | NEED_AVX512;
 	/* FISTTP is SSE3 by name and x87 by nature */
 	if (z->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 || z->mnemonic == ZYDIS_MNEMONIC_FISTTP)
 		return NEED_X87;
@@ -346,6 +348,7 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 		return K_NOP;
 	case ZYDIS_CATEGORY_GATHER:
 	case ZYDIS_CATEGORY_AVX2GATHER:
+	case ZYDIS_CATEGORY_SCATTER:
 		return K_GATHER;
 	case ZYDIS_CATEGORY_INTERRUPT:
 	case ZYDIS_CATEGORY_IO:
@@ -357,7 +360,6 @@ static enum insn_kind kind_of(const ZydisDecodedInstruction *z, const struct ins
 	case ZYDIS_CATEGORY_SYSTEM:
 	case ZYDIS_CATEGORY_PUSH:
 	case ZYDIS_CATEGORY_POP:
-	case ZYDIS_CATEGORY_SCATTER:
 		return K_UD; /* nothing of these runs as itself by accident */
 	default:
 		break;
@@ -429,10 +431,23 @@ static void take_encoding(struct insn *in, const ZydisDecodedInstruction *z)
 		in->vex_l = z->raw.vex.L;
 		in->vex_pp = z->raw.vex.pp;
 		in->vvvv_no = ~z->raw.vex.vvvv & (in->code == 8 ? 15 : 7);
+	} else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+		in->evex = true;
+		in->w = z->raw.evex.W;
+		in->mask_no = z->raw.evex.aaa;
+		in->vex_l = (uint8_t)(z->raw.evex.L2 << 1 | z->raw.evex.L);
+		for (unsigned int i = 0; i < 3; i++)
+			in->evex_p[i] = in->bytes[z->raw.evex.offset + 1 + i];
+		/* there are eight registers: what would name others is ignored */
+		if (in->code != 8) {
+			in->evex_p[0] |= 0x10;
+			in->evex_p[1] |= 0x40;
+			in->evex_p[2] |= 0x08;
+		}
 	} else if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
 		in->w = (z->attributes & ZYDIS_ATTRIB_HAS_REX) && z->raw.rex.W;
 	} else {
-		in->kind = K_UD; /* XOP, EVEX, 3DNow!: not carried */
+		in->kind = K_UD; /* XOP, 3DNow!: not carried */
 	}
 	if (in->has_modrm) {
 		after = z->raw.modrm.offset + 1u;
@@ -457,7 +472,7 @@ static void take_encoding(struct insn *in, const ZydisDecodedInstruction *z)
 /* Encodings that 64-bit mode has given to others. */
 static void retarget_legacy(struct insn *in)
 {
-	if (in->code == 8 || in->map || in->vex)
+	if (in->code == 8 || in->map || in->vex || in->evex)
 		return;
 	if (in->opcode >= 0x40 && in->opcode <= 0x4f && in->opc.on) {
 		in->reg_no = in->opcode >= 0x48;
@@ -483,8 +498,39 @@ static bool has_ext(const struct engine_vcpu *v, unsigned int x)
 	return x < 128 && (v->ext_ok[x / 64] >> (x % 64) & 1);
 }
 
+/* By the part of AVX-512 that an instruction belongs to: what the guest must have, all of it. */
+static bool avx512_allowed(const struct engine_vcpu *v, unsigned int set)
+{
+#define VECTOR(name, need)                                                                             \
+	{ZYDIS_ISA_SET_##name##_128, (need) | A512_F | A512_VL}, {ZYDIS_ISA_SET_##name##_256, (need) | A512_F | A512_VL}, \
+		{ZYDIS_ISA_SET_##name##_512, (need) | A512_F}
+	static const struct {
+		uint16_t set, need;
+	} sets[] = {
+		VECTOR(AVX512F, 0), {ZYDIS_ISA_SET_AVX512F_128N, A512_F}, {ZYDIS_ISA_SET_AVX512F_SCALAR, A512_F},
+		{ZYDIS_ISA_SET_AVX512F_KOP, A512_F},
+		VECTOR(AVX512DQ, A512_DQ), {ZYDIS_ISA_SET_AVX512DQ_128N, A512_F | A512_DQ},
+		{ZYDIS_ISA_SET_AVX512DQ_SCALAR, A512_F | A512_DQ}, {ZYDIS_ISA_SET_AVX512DQ_KOP, A512_F | A512_DQ},
+		VECTOR(AVX512BW, A512_BW), {ZYDIS_ISA_SET_AVX512BW_128N, A512_F | A512_BW},
+		{ZYDIS_ISA_SET_AVX512BW_KOP, A512_F | A512_BW},
+		VECTOR(AVX512CD, A512_CD), VECTOR(AVX512_IFMA, A512_IFMA), VECTOR(AVX512_VBMI, A512_VBMI),
+		VECTOR(AVX512_VBMI2, A512_VBMI2), VECTOR(AVX512_VNNI, A512_VNNI), VECTOR(AVX512_BITALG, A512_BITALG),
+		VECTOR(AVX512_VPOPCNTDQ, A512_VPOPCNTDQ), VECTOR(AVX512_BF16, A512_BF16),
+		VECTOR(AVX512_VAES, A512_VAES), VECTOR(AVX512_VPCLMULQDQ, A512_VPCLMULQDQ),
+		VECTOR(AVX512_GFNI, A512_GFNI),
+	};
+#undef VECTOR
+
+	for (unsigned int i = 0; i < sizeof(sets) / sizeof(sets[0]); i++)
+		if (sets[i].set == set)
+			return (v->avx512 & sets[i].need) == sets[i].need;
+	return false;
+}
+
 static bool ext_allowed(const struct engine_vcpu *v, const ZydisDecodedInstruction *z)
 {
+	if (z->meta.isa_ext == ZYDIS_ISA_EXT_AVX512EVEX || z->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX)
+		return avx512_allowed(v, (unsigned int)z->meta.isa_set);
 	if (!has_ext(v, (unsigned int)z->meta.isa_ext))
 		return false;
 	if (z->meta.isa_set == ZYDIS_ISA_SET_CMPXCHG16B)
@@ -505,8 +551,11 @@ static void vex_narrow(struct insn *in, bool is4)
 	uint8_t op = in->opcode;
 
 	if (in->reg.on || in->rm.on || in->vvvv.on ||
-	    (in->map == 0x0f && (op == 0x2a || op == 0x6e || op == 0x7e)))
+	    (in->map == 0x0f && (op == 0x2a || op == 0x6e || op == 0x7e || (in->evex && op == 0x7b))) ||
+	    (in->evex && in->map == 0x3a && (op == 0x16 || op == 0x22)))
 		in->w = false;
+	if (in->evex && !in->w)
+		in->evex_p[1] &= 0x7f;
 	if (is4)
 		in->bytes[in->len - 1] &= 0x7f;
 }
@@ -540,9 +589,68 @@ static uint8_t align_of(const ZydisDecodedInstruction *z, const struct insn *in)
 			return in->mem_size == 16 ? 16 : 0;
 		}
 	case ZYDIS_EXCEPTION_CLASS_AVX1:
+	case ZYDIS_EXCEPTION_CLASS_E1:
+	case ZYDIS_EXCEPTION_CLASS_E1NF:
 		return in->mem_size >= 16 ? (uint8_t)in->mem_size : 0;
 	default:
 		return 0;
+	}
+}
+
+/*
+ * Which elements of a memory operand an opmask may spare: SDM vol. 2, "EVEX-Encoded Instructions",
+ * exception types; those without fault suppression always access all of it.
+ */
+static void take_mask(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	static const uint8_t to[] = {
+		[ZYDIS_BROADCAST_MODE_1_TO_2] = 2, [ZYDIS_BROADCAST_MODE_1_TO_4] = 4,
+		[ZYDIS_BROADCAST_MODE_1_TO_8] = 8, [ZYDIS_BROADCAST_MODE_1_TO_16] = 16,
+		[ZYDIS_BROADCAST_MODE_1_TO_32] = 32, [ZYDIS_BROADCAST_MODE_1_TO_64] = 64,
+	};
+	const ZydisDecodedOperand *m = NULL;
+
+	for (unsigned int i = 0; i < z->operand_count; i++)
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			m = &ops[i];
+	switch (z->meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_E1:
+	case ZYDIS_EXCEPTION_CLASS_E2:
+	case ZYDIS_EXCEPTION_CLASS_E3:
+	case ZYDIS_EXCEPTION_CLASS_E4:
+	case ZYDIS_EXCEPTION_CLASS_E5:
+	case ZYDIS_EXCEPTION_CLASS_E6:
+	case ZYDIS_EXCEPTION_CLASS_E10:
+	case ZYDIS_EXCEPTION_CLASS_E11:
+		break;
+	default:
+		return;
+	}
+	switch (z->mnemonic) {
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB: /* E4NF in the manual: an element needs others' memory */
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+		return;
+	default:
+		break;
+	}
+	if (!in->mask_no || !m || !m->element_size)
+		return;
+	in->elem_size = (uint8_t)(m->element_size / 8);
+	if (z->raw.evex.b)
+		in->elems = z->avx.broadcast.mode < sizeof(to) ? to[z->avx.broadcast.mode] : 1;
+	else if (z->meta.category == ZYDIS_CATEGORY_BROADCAST)
+		in->elems = (uint8_t)ops[0].element_count;
+	else
+		in->elems = (uint8_t)m->element_count;
+	switch (z->meta.category) {
+	case ZYDIS_CATEGORY_COMPRESS:
+	case ZYDIS_CATEGORY_EXPAND:
+		in->packed = true;
+		break;
+	default:
+		break;
 	}
 }
 
@@ -646,9 +754,9 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 		in->base = -1;
 		in->disp = z.raw.disp.value;
 	}
-	if (code != 8 && in->vex) {
+	if (code != 8 && (in->vex || in->evex)) {
 		/* VPEXTRQ and VPINSRQ are not there */
-		if (in->w && in->map == 0x3a && (in->opcode == 0x16 || in->opcode == 0x22))
+		if (in->vex && in->w && in->map == 0x3a && (in->opcode == 0x16 || in->opcode == 0x22))
 			in->kind = K_UD;
 		vex_narrow(in, is4);
 	}
@@ -691,6 +799,8 @@ int insn_decode(struct engine_vcpu *v, const uint8_t *p, unsigned int n, unsigne
 					    .acc = ACC_R | ACC_W};
 	}
 	in->align = align_of(&z, in);
+	if (in->evex)
+		take_mask(in, &z, ops);
 	in->host_fault = in->need || hint || z.mnemonic == ZYDIS_MNEMONIC_DIV ||
 			 z.mnemonic == ZYDIS_MNEMONIC_IDIV || z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
 	return 0;

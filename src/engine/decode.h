@@ -46,6 +46,7 @@ struct insn_reg {
 #define NEED_MMX 2u
 #define NEED_SSE 4u
 #define NEED_AVX 8u
+#define NEED_AVX512 16u /* opmasks, ZMM: comes with NEED_AVX */
 
 struct insn {
 	uint8_t bytes[15];
@@ -61,11 +62,17 @@ struct insn {
 	uint8_t align;	 /* the memory operand must be aligned to this, or 0 */
 
 	/* encoding */
-	bool vex, has_modrm, p66, w, moffs;
+	bool vex, evex, has_modrm, p66, w, moffs;
 	uint8_t mand; /* mandatory F2/F3, or 0 */
 	uint8_t map;  /* 0, 0x0f, 0x38, 0x3a, 0x0e (3DNow!) */
 	uint8_t opcode, mod, reg_no, rm_no;
 	uint8_t vex_l, vex_pp, vvvv_no;
+	uint8_t evex_p[3];	/* EVEX: the bytes behind 62h, as the guest has them */
+	uint8_t mask_no;	/* EVEX: the opmask register, 0: none */
+	/* of memory that an opmask may spare: bytes of an element, 0: all is always accessed; elements
+	 * in the destination; and only as many are in memory as bits are set (VPCOMPRESS, VPEXPAND) */
+	uint8_t elem_size, elems;
+	bool packed;
 	uint8_t imm_off, imm_len; /* all trailing immediate bytes */
 	struct insn_reg reg, rm, vvvv, opc;
 
@@ -73,7 +80,7 @@ struct insn {
 	bool has_mem, vsib;
 	uint8_t mem_acc;
 	uint8_t seg;		/* S_* */
-	int8_t base, index;	/* guest registers, -1 none, -2 RIP */
+	int8_t base, index;	/* guest registers (VSIB: a vector's), -1 none, -2 RIP */
 	uint8_t scale;		/* 0 to 3 */
 	uint16_t mem_size;
 	int64_t disp;

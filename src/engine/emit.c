@@ -13,7 +13,8 @@ void e8(struct emit *e, uint64_t x)
 	e4(e, (uint32_t)(x >> 32));
 }
 
-static void e_modrm_mem(struct emit *e, int reg, const struct hmem *m)
+/* scaled: an EVEX prefix gives 8-bit displacements another meaning. */
+static void e_modrm_mem(struct emit *e, int reg, const struct hmem *m, bool scaled)
 {
 	uint8_t r = (uint8_t)((reg & 7) << 3);
 
@@ -25,7 +26,7 @@ static void e_modrm_mem(struct emit *e, int reg, const struct hmem *m)
 		return;
 	}
 	bool sib = m->index >= 0 || (m->base & 7) == 4;
-	uint8_t mod = m->disp == 0 && (m->base & 7) != 5 ? 0 : m->disp == (int8_t)m->disp ? 0x40 : 0x80;
+	uint8_t mod = m->disp == 0 && (m->base & 7) != 5 ? 0 : m->disp == (scaled ? 0 : (int8_t)m->disp) ? 0x40 : 0x80;
 
 	e1(e, mod | r | (sib ? 4 : m->base & 7));
 	if (sib)
@@ -38,7 +39,7 @@ static void e_modrm_mem(struct emit *e, int reg, const struct hmem *m)
 
 static uint8_t rex_mem(int reg, const struct hmem *m)
 {
-	return (reg >= 8 ? 4 : 0) | (m->index >= 8 ? 2 : 0) | (m->base >= 8 ? 1 : 0);
+	return (reg & 8 ? 4 : 0) | (m->index >= 8 ? 2 : 0) | (m->base >= 8 ? 1 : 0);
 }
 
 static void e_opcode(struct emit *e, uint32_t op)
@@ -59,7 +60,7 @@ void e_rm(struct emit *e, uint32_t op, bool w, int reg, const struct hmem *m)
 	if (rex)
 		e1(e, 0x40 | rex);
 	e_opcode(e, op);
-	e_modrm_mem(e, reg, m);
+	e_modrm_mem(e, reg, m, false);
 }
 
 void e_rr(struct emit *e, uint32_t op, bool w, int reg, int rm)
@@ -229,7 +230,7 @@ void e_insn(struct emit *e, const struct insn *in, const struct operands *o)
 		if (o->mem)
 			rxb = rex_mem(reg, &o->m);
 		else
-			rxb = (reg >= 8 ? 4 : 0) | (rm >= 8 ? 1 : 0);
+			rxb = (reg & 8 ? 4 : 0) | (rm & 8 ? 1 : 0);
 	} else if (in->opc.on) {
 		int r = o->opc | (in->opc.high8 ? 4 : 0);
 
@@ -238,7 +239,15 @@ void e_insn(struct emit *e, const struct insn *in, const struct operands *o)
 	}
 	if (o->mem && o->m.gs)
 		e1(e, 0x65);
-	if (in->vex) {
+	if (in->evex) {
+		/* R, X, B inverted on top of R', 0 and the map; X is the fifth bit of a vector in r/m */
+		uint8_t x = !o->mem && !in->rm.on && rm & 16 ? 2 : 0;
+
+		e1(e, 0x62);
+		e1(e, (uint8_t)((~(rxb | x) & 7) << 5 | (in->reg.on ? 0x10 : in->evex_p[0] & 0x10) | (in->evex_p[0] & 15)));
+		e1(e, in->evex_p[1]);
+		e1(e, in->evex_p[2]);
+	} else if (in->vex) {
 		static const uint8_t mmmmm[] = {[0x0f] = 1, [0x38] = 2, [0x3a] = 3};
 
 		e1(e, 0xc4);
@@ -264,7 +273,7 @@ void e_insn(struct emit *e, const struct insn *in, const struct operands *o)
 	e1(e, opcode);
 	if (modrm) {
 		if (o->mem)
-			e_modrm_mem(e, reg, &o->m);
+			e_modrm_mem(e, reg, &o->m, in->evex);
 		else
 			e1(e, (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7)));
 	}

@@ -272,10 +272,18 @@ int engine_set_msr(struct engine_vcpu *v, uint32_t index, uint64_t value);
 int engine_guest_rdmsr(struct engine_vcpu *v, uint32_t index, uint64_t *value);
 int engine_guest_wrmsr(struct engine_vcpu *v, uint32_t index, uint64_t value);
 
-#define ENGINE_XSAVE_SIZE 832 /* legacy area, header, AVX */
-/* FPU state as an XSAVE image in the standard (non-compacted) format: x87, SSE, AVX. */
+#define ENGINE_XSAVE_SIZE 4096
+/*
+ * FPU state as an XSAVE image in the standard (non-compacted) format, laid out as the host's CPUID 0Dh
+ * says: what is in engine_xcr0_max(). get fills all ENGINE_XSAVE_SIZE bytes; set: -EINVAL for components
+ * that are not carried and for reserved bits.
+ */
 void engine_get_xsave(struct engine_vcpu *v, void *image /* ENGINE_XSAVE_SIZE */);
 int engine_set_xsave(struct engine_vcpu *v, const void *image) __must_check;
+/* The components that the engine can carry on this host. */
+uint64_t engine_xcr0_max(void);
+/* The size of the image with the components in xcr0, or of the compacted one. v: NULL is slower. */
+unsigned int engine_xsave_size(const struct engine_vcpu *v, uint64_t xcr0, bool compact);
 uint64_t engine_get_xcr0(const struct engine_vcpu *v);
 int engine_set_xcr0(struct engine_vcpu *v, uint64_t value) __must_check;
 

@@ -70,6 +70,9 @@ enum { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDT, S_TR, S_COUNT };
 #define CR4_SMAP       (1ull << 21)
 #define CR4_KNOWN      (0xfffull | CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP)
 
+#define XCR0_AVX    (1ull << 2)
+#define XCR0_AVX512 (7ull << 5) /* opmasks, upper halves of ZMM0-15, ZMM16-31 */
+
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
@@ -141,6 +144,7 @@ struct tlb_saved; /* pcid.c */
 #define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
 #define MODE_STEP     (1u << 11) /* one instruction a block */
 #define MODE_ALIGN    (1u << 12) /* alignment is checked (CPL 3, AM, AC): no blocks */
+#define MODE_AVX512   (1u << 14) /* AVX-512 runs */
 #define MODE_ATTN     (1u << 30) /* from STI to the end of the block: an interrupt waits */
 #define MODE_SPLIT    (1u << 13) /* a block, never a vCPU: each access looks up for itself */
 
@@ -200,6 +204,12 @@ enum exit_code {
 	EXITC_STEPPED,	 /* C was called for an instruction and will not go on: step_result */
 };
 
+/* A component of the XSAVE image: where in the standard format; align: to 64 bytes in the compacted one. */
+struct xcomp {
+	uint16_t off, size;
+	bool align;
+};
+
 #define INSN_CACHE 2048
 struct insn_slot;
 struct memo;
@@ -254,7 +264,10 @@ struct engine_vcpu {
 	uint64_t star, lstar, cstar, fmask, sysenter_cs, sysenter_esp, sysenter_eip, pat;
 	uint64_t phys_mask; /* address bits of a page-table entry */
 	uint64_t host_gs;
-	uint64_t host_xmask;
+	uint64_t host_xmask;  /* components that the engine can carry here, */
+	uint64_t guest_xmask; /* that the guest's CPUID allows in XCR0, */
+	uint32_t live_xmask;  /* that fpu_get() and fpu_put() move */
+	struct xcomp xcomp[8]; /* the image's, by XCR0's bits; from 2 on */
 
 	struct engine_vm *vm;
 	const struct engine_ops *ops;
@@ -321,6 +334,7 @@ struct engine_vcpu {
 	uint8_t *thunks;
 	uint64_t ext_ok[2];	/* Zydis ISA extensions that the guest's CPUID has */
 	uint32_t feat;		/* FEAT_* */
+	uint32_t avx512;	/* A512_*: the guest's CPUID and the host have it */
 	struct engine_stats stats;
 	uint64_t translate_tsc, born_tsc, born_ns; /* for stats.translate_ns */
 
@@ -332,7 +346,7 @@ struct engine_vcpu {
 	uint32_t write_epoch;	  /* changes when write tags are dropped: saved ones are too */
 	struct itlb_entry itlb[TM_COUNT][ITLB_SIZE];
 
-	uint8_t xsave[4096] __attribute__((aligned(64)));
+	uint8_t xsave[ENGINE_XSAVE_SIZE] __attribute__((aligned(64)));
 	uint8_t bounce_buf[2][256] __attribute__((aligned(64)));
 	struct tlb_entry tlb[TM_COUNT][2][TLB_SIZE] __attribute__((aligned(64)));
 	uint64_t itlb_key[TM_COUNT][ITLB_SIZE];
@@ -348,6 +362,23 @@ struct engine_vcpu {
 #define FEAT_SSE42   (1u << 5)
 #define FEAT_AMD     (1u << 6) /* the vendor, where processors differ */
 #define FEAT_PSE36   (1u << 7)
+
+/* parts of AVX-512, for v->avx512 */
+#define A512_F		(1u << 0)
+#define A512_DQ		(1u << 1)
+#define A512_IFMA	(1u << 2)
+#define A512_CD		(1u << 3)
+#define A512_BW		(1u << 4)
+#define A512_VL		(1u << 5)
+#define A512_VBMI	(1u << 6)
+#define A512_VBMI2	(1u << 7)
+#define A512_VNNI	(1u << 8)
+#define A512_BITALG	(1u << 9)
+#define A512_VPOPCNTDQ	(1u << 10)
+#define A512_BF16	(1u << 11)
+#define A512_VAES	(1u << 12)
+#define A512_VPCLMULQDQ (1u << 13)
+#define A512_GFNI	(1u << 14)
 
 #define REQ_TLB	 (1u << 8)  /* attn: requests in req[] */
 
@@ -454,6 +485,10 @@ bool step_called_eager(struct engine_vcpu *v, const struct insn *in);
 void fpu_get(struct engine_vcpu *v); /* state → processor, if it is not there */
 void fpu_put(struct engine_vcpu *v); /* processor → state */
 int fpu_exec(struct engine_vcpu *v, const struct insn *in);
+void fpu_layout(struct xcomp c[8], uint64_t xcr0); /* as the host has it */
+void image_expand(struct engine_vcpu *v); /* after fpu_put(): all components have their bytes */
+bool xcr0_valid(const struct engine_vcpu *v, uint64_t x);
+void xcr0_put(struct engine_vcpu *v, uint64_t x);
 
 /* mmu.c */
 struct walk {
@@ -630,8 +665,10 @@ void gpr_set(struct engine_vcpu *v, unsigned int g, unsigned int width, bool hig
 
 /* simd.c: masked and gathering accesses, element by element */
 int simd_exec(struct engine_vcpu *v, const struct insn *in);
+uint64_t opmask_get(const struct engine_vcpu *v, unsigned int n); /* after fpu_put() */
 size_t insn_slots_size(void);
 size_t decode_memo_size(void);
+void insn_slots_forget(struct engine_vcpu *v);
 
 /* smp.c */
 struct engine_vm {

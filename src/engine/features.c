@@ -102,8 +102,24 @@ void features_update(struct engine_vcpu *v)
 		{FEAT_NX, 0x80000001, 3, 20},
 		{FEAT_PSE36, 1, 3, 17},
 	};
+	static const struct {
+		uint32_t part, sub;
+		uint8_t reg, bit;
+	} parts[] = { /* of leaf 7 */
+		{A512_F, 0, 1, 16}, {A512_DQ, 0, 1, 17}, {A512_IFMA, 0, 1, 21}, {A512_CD, 0, 1, 28},
+		{A512_BW, 0, 1, 30}, {A512_VL, 0, 1, 31}, {A512_VBMI, 0, 2, 1}, {A512_VBMI2, 0, 2, 6},
+		{A512_VNNI, 0, 2, 11}, {A512_BITALG, 0, 2, 12}, {A512_VPOPCNTDQ, 0, 2, 14},
+		{A512_BF16, 1, 0, 5}, {A512_VAES, 0, 2, 9}, {A512_VPCLMULQDQ, 0, 2, 10}, {A512_GFNI, 0, 2, 8},
+	};
 	uint32_t r[4] = {0};
 
+	v->avx512 = 0;
+	for (unsigned int i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (guest_has(v, 7, parts[i].sub, parts[i].reg, parts[i].bit) &&
+		    host_has(7, parts[i].sub, parts[i].reg, parts[i].bit))
+			v->avx512 |= parts[i].part;
+	v->ops->cpuid(v->cpu, 0xd, 0, r);
+	v->guest_xmask = v->host_xmask & (7 | r[0]);
 	v->ext_ok[0] = v->ext_ok[1] = 0;
 	for (unsigned int i = 0; i < sizeof(always); i++)
 		v->ext_ok[always[i] / 64] |= 1ull << (always[i] % 64);

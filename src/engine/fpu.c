@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * engine/fpu: the guest's x87, SSE and AVX state. It stays in the processor
+ * engine/fpu: the guest's x87, SSE, AVX and AVX-512 state. It stays in the processor
  * from block to block; fpu_put() and fpu_get() move it to and from an XSAVE
  * image (standard format) in the vCPU. Guest instructions that save and restore
  * state work on that image. SDM vol. 1, "Managing State Using the XSAVE Feature Set".
@@ -9,26 +9,130 @@
 
 #include <Zydis/Zydis.h>
 
-#define XF_ALL 7ull
 #define OFF_BV 512
 #define OFF_XCOMP 520
-#define OFF_YMM 576
+#define FIRST_COMP 2 /* those below are in the legacy area */
+
+static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
+{
+	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
+}
+
+uint64_t engine_xcr0_max(void)
+{
+	uint32_t r[4], a, d;
+	uint64_t x;
+
+	host_cpuid(1, 0, r);
+	if (!(r[2] >> 27 & 1))
+		return 0;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	x = a & 7;
+	if ((a & (XCR0_AVX512 | 6)) != (XCR0_AVX512 | 6))
+		return x;
+	for (unsigned int i = 5; i < 8; i++) {
+		host_cpuid(0xd, i, r);
+		if (r[0] + r[1] > ENGINE_XSAVE_SIZE)
+			return x;
+	}
+	return x | XCR0_AVX512;
+}
+
+/*
+ * The layout of the image is the host's (CPUID 0Dh): the guest is told the same. Components that
+ * the guest's XCR0 never had are not moved: what AVX-512 costs is paid by who uses it.
+ */
+void fpu_layout(struct xcomp c[8], uint64_t xcr0)
+{
+	uint32_t r[4];
+
+	for (unsigned int i = FIRST_COMP; i < 8; i++) {
+		if (!(xcr0 >> i & 1))
+			continue;
+		host_cpuid(0xd, i, r);
+		c[i] = (struct xcomp){.size = (uint16_t)r[0], .off = (uint16_t)r[1], .align = r[2] & 2};
+	}
+}
+
+/* Where component i is in an area of this XCOMP_BV (0: standard format); the last one's end is the area's. */
+static unsigned int comp_at(const struct xcomp *c, uint64_t xcomp, unsigned int i)
+{
+	unsigned int off = 576;
+
+	if (!xcomp)
+		return c[i].off;
+	for (unsigned int k = FIRST_COMP;; k++) {
+		if (!(xcomp >> k & 1))
+			continue;
+		if (c[k].align)
+			off = (off + 63) & ~63u;
+		if (k == i)
+			return off;
+		off += c[k].size;
+	}
+}
+
+static unsigned int area_size(const struct xcomp *c, uint64_t comps, bool compact)
+{
+	unsigned int end = 576;
+
+	for (unsigned int i = FIRST_COMP; i < 8; i++)
+		if (comps >> i & 1)
+			end = MAX(end, comp_at(c, compact ? comps : 0, i) + c[i].size);
+	return end;
+}
+
+unsigned int engine_xsave_size(const struct engine_vcpu *v, uint64_t xcr0, bool compact)
+{
+	struct xcomp own[8] = {0};
+
+	if (v)
+		return area_size(v->xcomp, xcr0, compact);
+	fpu_layout(own, xcr0);
+	return area_size(own, xcr0, compact);
+}
+
+void xcr0_put(struct engine_vcpu *v, uint64_t x)
+{
+	fpu_put(v);
+	v->xcr0 = x;
+	v->live_xmask = (uint32_t)(v->host_xmask & (7 | x));
+	mode_update(v);
+}
+
+static uint64_t *image_bv(struct engine_vcpu *v)
+{
+	return (uint64_t *)(v->xsave + OFF_BV);
+}
 
 NO_TSAN void fpu_get(struct engine_vcpu *v)
 {
 	if (v->fpu_loaded)
 		return;
-	__asm__ volatile("xrstor64 %0" : : "m"(v->xsave), "a"((uint32_t)v->host_xmask), "d"(0) : "memory");
+	__asm__ volatile("xrstor64 %0" : : "m"(v->xsave), "a"(v->live_xmask), "d"(0) : "memory");
 	v->fpu_loaded = 1;
 }
 
 NO_TSAN void fpu_put(struct engine_vcpu *v)
 {
 	static const uint32_t mxcsr = 0x1f80;
+	uint32_t mask = v->live_xmask;
 
 	if (!v->fpu_loaded)
 		return;
-	__asm__ volatile("xsave64 %0" : "=m"(v->xsave) : "a"((uint32_t)v->host_xmask), "d"(0) : "memory");
+	/*
+	 * AVX-512's components are large, and hardly ever all in use: those that are not are left out. (Not
+	 * by XSAVEOPT, which may take for unmodified what was initial when it was loaded and is not now.)
+	 */
+	if (mask & XCR0_AVX512) {
+		uint32_t in_use, high;
+
+		__asm__ volatile("xgetbv" : "=a"(in_use), "=d"(high) : "c"(1));
+		in_use |= ~(uint32_t)XCR0_AVX512;
+		mask &= in_use;
+		*image_bv(v) &= in_use;
+	}
+	__asm__ volatile("xsave64 %0" : "+m"(v->xsave) : "a"(mask), "d"(0) : "memory");
 	/* what C expects: empty x87 stack, all exceptions masked, clean upper halves */
 	__asm__ volatile("fninit\n\tldmxcsr %0" : : "m"(mxcsr));
 	if (v->host_xmask & 4)
@@ -70,13 +174,8 @@ NO_TSAN bool step_called_eager(struct engine_vcpu *v, const struct insn *in)
 	return on;
 }
 
-static uint64_t *image_bv(struct engine_vcpu *v)
-{
-	return (uint64_t *)(v->xsave + OFF_BV);
-}
-
 /* Bring a component that is in its initial state into the image's bytes. */
-static void image_expand(struct engine_vcpu *v)
+void image_expand(struct engine_vcpu *v)
 {
 	uint64_t bv = *image_bv(v);
 
@@ -88,15 +187,19 @@ static void image_expand(struct engine_vcpu *v)
 	if (!(bv & 2))
 		bytes_zero(v->xsave + 160, 256);
 	/* MXCSR is saved and restored whatever the header says */
-	if (!(bv & 4))
-		bytes_zero(v->xsave + OFF_YMM, 256);
+	for (unsigned int i = FIRST_COMP; i < 8; i++)
+		if (!(bv >> i & 1))
+			bytes_zero(v->xsave + v->xcomp[i].off, v->xcomp[i].size);
 }
 
 void engine_get_xsave(struct engine_vcpu *v, void *image)
 {
+	unsigned int size = area_size(v->xcomp, v->host_xmask, false);
+
 	fpu_put(v);
 	image_expand(v);
-	bytes_copy(image, v->xsave, ENGINE_XSAVE_SIZE);
+	bytes_copy(image, v->xsave, size);
+	bytes_zero((uint8_t *)image + size, ENGINE_XSAVE_SIZE - size);
 }
 
 static uint32_t mxcsr_mask(void)
@@ -112,10 +215,10 @@ int engine_set_xsave(struct engine_vcpu *v, const void *image)
 
 	bytes_copy(hdr, p + OFF_BV, 16);
 	bytes_copy(&mxcsr, p + 24, 4);
-	if (hdr[0] & ~XF_ALL || hdr[1] || (mxcsr & ~mxcsr_mask()))
+	if (hdr[0] & ~v->host_xmask || hdr[1] || (mxcsr & ~mxcsr_mask()))
 		return -EINVAL;
 	fpu_put(v);
-	bytes_copy(v->xsave, p, ENGINE_XSAVE_SIZE);
+	bytes_copy(v->xsave, p, area_size(v->xcomp, v->host_xmask, false));
 	bytes_zero(v->xsave + OFF_XCOMP, 56);
 	return 0;
 }
@@ -125,12 +228,18 @@ uint64_t engine_get_xcr0(const struct engine_vcpu *v)
 	return v->xcr0;
 }
 
+/* SDM vol. 1, "Enabling the XSAVE Feature Set": AVX needs SSE; AVX-512 is all or nothing, and needs AVX. */
+bool xcr0_valid(const struct engine_vcpu *v, uint64_t x)
+{
+	return (x & 1) && !(x & ~v->guest_xmask) && (!(x & XCR0_AVX) || (x & 2)) &&
+	       (!(x & XCR0_AVX512) || (x & (XCR0_AVX512 | XCR0_AVX)) == (XCR0_AVX512 | XCR0_AVX));
+}
+
 int engine_set_xcr0(struct engine_vcpu *v, uint64_t x)
 {
-	if (!(x & 1) || (x & ~v->host_xmask) || ((x & 4) && !(x & 2)))
+	if (!xcr0_valid(v, x))
 		return -EINVAL;
-	v->xcr0 = x;
-	mode_update(v);
+	xcr0_put(v, x);
 	return 0;
 }
 
@@ -194,21 +303,42 @@ static int fxrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 	return X_NEXT;
 }
 
+/* Outside of 64-bit mode only the first eight registers are seen. */
+static unsigned int comp_size(const struct engine_vcpu *v, const struct insn *in, unsigned int i)
+{
+	unsigned int n = v->xcomp[i].size;
+
+	if (in->code == 8 || i == 5)
+		return n;
+	return i == 7 ? 0 : n / 2;
+}
+
+static uint64_t requested(const struct engine_vcpu *v)
+{
+	return ((v->gpr[R_DX] & 0xffffffffu) << 32 | (v->gpr[R_AX] & 0xffffffffu)) & v->xcr0;
+}
+
 /* XSAVE, XSAVEOPT, XSAVEC, XSAVES: one shape, three differences. */
 static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bool opt, bool compact)
 {
 	enum tlb_mode m = data_mode(v);
-	uint64_t rfbm = ((v->gpr[R_DX] & 0xffffffffu) << 32 | (v->gpr[R_AX] & 0xffffffffu)) & v->xcr0;
-	uint64_t inuse, bv = 0, old = 0;
-	unsigned int size = 576 + (rfbm & 4 ? 256 : 0);
+	uint64_t rfbm = requested(v), xcomp = compact ? 1ull << 63 | rfbm : 0;
+	uint64_t inuse = *image_bv(v), bv = 0, old = 0, put;
+	unsigned int size = 576;
 	int r;
 
 	if (lin & 63)
 		return raise_gp(v, 0);
+	/* MXCSR not at its initial value makes SSE count as in use */
+	if (compact && *(uint32_t *)(v->xsave + 24) != 0x1f80)
+		inuse |= 2;
+	put = opt || compact ? rfbm & inuse : rfbm;
+	for (unsigned int i = FIRST_COMP; i < 8; i++)
+		if (put >> i & 1)
+			size = MAX(size, comp_at(v->xcomp, xcomp, i) + comp_size(v, in, i));
 	r = gmem_check(v, lin, size, true, m);
 	if (r)
 		return r;
-	inuse = *image_bv(v);
 	image_expand(v);
 	if (!compact) {
 		r = gmem_read(v, lin + OFF_BV, &old, 8, m);
@@ -216,7 +346,7 @@ static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, boo
 			return r;
 	}
 	bv = (old & ~rfbm) | (inuse & rfbm);
-	if ((rfbm & 1) && !((opt || compact) && !(inuse & 1))) {
+	if (put & 1) {
 		r = area_write(v, lin, v->xsave, 24);
 		if (!r)
 			r = area_write(v, lin + 32, v->xsave + 32, 128);
@@ -226,25 +356,24 @@ static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, boo
 	if ((rfbm & 6) && !(compact && !(rfbm & 2))) {
 		uint32_t csr[2] = {*(uint32_t *)(v->xsave + 24), mxcsr_mask()};
 
-		/* MXCSR not at its initial value makes SSE count as in use */
-		if (compact && (rfbm & 2) && csr[0] != 0x1f80)
-			bv |= 2;
 		r = area_write(v, lin + 24, csr, 8);
 		if (r)
 			return r;
 	}
-	if ((rfbm & 2) && !((opt || compact) && !(bv & 2))) {
+	if (put & 2) {
 		r = area_write(v, lin + 160, v->xsave + 160, in->code == 8 ? 256 : 128);
 		if (r)
 			return r;
 	}
-	if ((rfbm & 4) && !((opt || compact) && !(inuse & 4))) {
-		r = area_write(v, lin + OFF_YMM, v->xsave + OFF_YMM, in->code == 8 ? 256 : 128);
+	for (unsigned int i = FIRST_COMP; i < 8; i++) {
+		if (!(put >> i & 1) || !comp_size(v, in, i))
+			continue;
+		r = area_write(v, lin + comp_at(v->xcomp, xcomp, i), v->xsave + v->xcomp[i].off, comp_size(v, in, i));
 		if (r)
 			return r;
 	}
 	if (compact) {
-		uint64_t hdr[8] = {bv, 1ull << 63 | rfbm};
+		uint64_t hdr[8] = {bv, xcomp};
 
 		return area_write(v, lin + OFF_BV, hdr, 16);
 	}
@@ -254,20 +383,19 @@ static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, boo
 static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bool super)
 {
 	enum tlb_mode m = data_mode(v);
-	uint64_t rfbm = ((v->gpr[R_DX] & 0xffffffffu) << 32 | (v->gpr[R_AX] & 0xffffffffu)) & v->xcr0;
-	uint64_t hdr[8];
-	uint8_t buf[832] __attribute__((aligned(8)));
+	uint64_t rfbm = requested(v), hdr[8], xcomp, bv;
+	uint8_t buf[576] __attribute__((aligned(8)));
 	bool compact;
-	unsigned int size;
 	int r;
 
 	if (lin & 63)
 		return raise_gp(v, 0);
-	r = gmem_read(v, lin, buf, 576, m);
+	r = gmem_read(v, lin, buf, sizeof(buf), m);
 	if (r)
 		return r;
 	bytes_copy(hdr, buf + OFF_BV, 64);
 	compact = hdr[1] >> 63;
+	xcomp = compact ? hdr[1] : 0;
 	if (super && !compact)
 		return raise_gp(v, 0);
 	if (compact) {
@@ -276,20 +404,20 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 	} else if ((hdr[0] & ~v->xcr0) || hdr[1] || hdr[2]) {
 		return raise_gp(v, 0);
 	}
-	for (int i = compact ? 2 : 3; i < 8; i++)
+	for (int i = 2; compact && i < 8; i++)
 		if (hdr[i])
 			return raise_gp(v, 0);
-	size = (rfbm & hdr[0] & 4) ? 832 : 576;
-	if (size == 832) {
-		r = gmem_read(v, lin + OFF_YMM, buf + OFF_YMM, 256, m);
+	for (unsigned int i = FIRST_COMP; i < 8; i++) {
+		if (!(rfbm & hdr[0] & 1ull << i) || !comp_size(v, in, i))
+			continue;
+		r = gmem_check(v, lin + comp_at(v->xcomp, xcomp, i), comp_size(v, in, i), false, m);
 		if (r)
 			return r;
 	}
 	if ((compact ? rfbm & hdr[0] & 2 : rfbm & 6) && (*(uint32_t *)(buf + 24) & ~mxcsr_mask()))
 		return raise_gp(v, 0);
 	image_expand(v);
-	uint64_t bv = *image_bv(v);
-
+	bv = *image_bv(v);
 	if (rfbm & 1) {
 		if (hdr[0] & 1) {
 			bytes_copy(v->xsave, buf, 8);
@@ -311,14 +439,21 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 			bytes_zero(v->xsave + 160, in->code == 8 ? 256 : 128);
 		bv |= 2;
 	}
-	if (rfbm & 4) {
-		if (hdr[0] & 4) {
-			bytes_copy(v->xsave + OFF_YMM, buf + OFF_YMM, in->code == 8 ? 256 : 128);
-			bv |= 4;
-		} else if (in->code == 8) {
-			bv &= ~4ull;
+	for (unsigned int i = FIRST_COMP; i < 8; i++) {
+		uint8_t *p = v->xsave + v->xcomp[i].off;
+		unsigned int n = comp_size(v, in, i);
+
+		if (!(rfbm >> i & 1) || !n)
+			continue;
+		if (hdr[0] >> i & 1) {
+			r = gmem_read(v, lin + comp_at(v->xcomp, xcomp, i), p, n, m);
+			if (r)
+				return r;
+			bv |= 1ull << i;
+		} else if (n == v->xcomp[i].size) {
+			bv &= ~(1ull << i);
 		} else {
-			bytes_zero(v->xsave + OFF_YMM, 128);
+			bytes_zero(p, n);
 		}
 	}
 	*image_bv(v) = bv | ((rfbm & 6) ? 2 : 0);

@@ -42,17 +42,6 @@ static void gs_write(uint64_t b)
 
 /* ---- life ---- */
 
-static uint64_t host_xcr0(void)
-{
-	uint32_t a, d, r[4];
-
-	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(1), "c"(0));
-	if (!(r[2] >> 27 & 1))
-		return 0;
-	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-	return a;
-}
-
 /* What has been decoded: for the bounce executor, and behind it for the translator. */
 static size_t insns_size(void)
 {
@@ -63,10 +52,9 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 		       struct engine_vcpu **out, struct err *e)
 {
 	struct engine_vcpu *v;
-	uint64_t x = host_xcr0();
 	int r;
 
-	if (!(x & 2))
+	if (!(engine_xcr0_max() & 2))
 		return err_set(e, -ENOTSUP, "this processor or kernel has no XSAVE: the engine needs it");
 	r = engine_faults_take();
 	if (r)
@@ -79,7 +67,8 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->ops = ops;
 	v->cpu = cpu;
 	v->id = id;
-	v->host_xmask = x & 7;
+	v->host_xmask = engine_xcr0_max();
+	fpu_layout(v->xcomp, v->host_xmask);
 	v->born_tsc = __builtin_ia32_rdtsc();
 	v->born_ns = clock_ns();
 	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;

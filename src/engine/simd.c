@@ -9,29 +9,67 @@
 #include <Zydis/Zydis.h>
 
 struct vec {
-	uint8_t b[32] __attribute__((aligned(16)));
+	uint8_t b[64] __attribute__((aligned(16)));
 };
 
-static void vec_get(struct engine_vcpu *v, unsigned int n, struct vec *x)
+static bool wide(const struct engine_vcpu *v)
 {
-	bytes_copy(x->b, v->xsave + 160 + 16 * n, 16);
-	bytes_copy(x->b + 16, v->xsave + 576 + 16 * n, 16);
+	return v->live_xmask & XCR0_AVX512;
 }
 
-/* Write a register of a VEX instruction: what is above the vector length becomes zero. */
+/* The parts of register n: the image has a place for each that grew on top of the one before. */
+static void vec_get(const struct engine_vcpu *v, unsigned int n, struct vec *x)
+{
+	const uint8_t *p = v->xsave;
+
+	bytes_zero(x->b, sizeof(x->b));
+	if (n >= 16) {
+		bytes_copy(x->b, p + v->xcomp[7].off + 64 * (n - 16), 64);
+		return;
+	}
+	bytes_copy(x->b, p + 160 + 16 * n, 16);
+	bytes_copy(x->b + 16, p + v->xcomp[2].off + 16 * n, 16);
+	if (wide(v))
+		bytes_copy(x->b + 32, p + v->xcomp[6].off + 32 * n, 32);
+}
+
+static void in_use(struct engine_vcpu *v, uint64_t comps)
+{
+	*(uint64_t *)(v->xsave + 512) |= comps;
+}
+
+/* Write a register whole: a VEX or EVEX instruction makes zero what is above its vector length. */
 static void vec_set(struct engine_vcpu *v, unsigned int n, const struct vec *x)
 {
-	bytes_copy(v->xsave + 160 + 16 * n, x->b, 16);
-	bytes_copy(v->xsave + 576 + 16 * n, x->b + 16, 16);
-	*(uint64_t *)(v->xsave + 512) |= 6;
+	uint8_t *p = v->xsave;
+
+	if (n >= 16) {
+		bytes_copy(p + v->xcomp[7].off + 64 * (n - 16), x->b, 64);
+		in_use(v, 1u << 7);
+		return;
+	}
+	bytes_copy(p + 160 + 16 * n, x->b, 16);
+	bytes_copy(p + v->xcomp[2].off + 16 * n, x->b + 16, 16);
+	in_use(v, 6);
+	if (wide(v)) {
+		bytes_copy(p + v->xcomp[6].off + 32 * n, x->b + 32, 32);
+		in_use(v, 1u << 6);
+	}
 }
 
-/* The image with every component expanded. */
-static void image_get(struct engine_vcpu *v)
+uint64_t opmask_get(const struct engine_vcpu *v, unsigned int n)
 {
-	uint8_t tmp[ENGINE_XSAVE_SIZE];
+	uint64_t k = 0;
 
-	engine_get_xsave(v, tmp);
+	if (*(const uint64_t *)(v->xsave + 512) >> 5 & 1)
+		bytes_copy(&k, v->xsave + v->xcomp[5].off + 8 * n, 8);
+	return k;
+}
+
+static void opmask_set(struct engine_vcpu *v, unsigned int n, uint64_t k)
+{
+	bytes_copy(v->xsave + v->xcomp[5].off + 8 * n, &k, 8);
+	in_use(v, 1u << 5);
 }
 
 /* Every MMX instruction makes TOP 0 and all registers valid; the registers stay where they are. */
@@ -109,66 +147,91 @@ static int vmaskmov(struct engine_vcpu *v, const struct insn *in)
 	return X_NEXT;
 }
 
+/* Where element i of a gather or scatter is; is: bytes of an index. */
+static uint64_t vsib_offset(const struct engine_vcpu *v, const struct insn *in, const struct vec *idx,
+			    unsigned int i, unsigned int is)
+{
+	uint64_t off = (uint64_t)in->disp;
+	int64_t k = 0;
+
+	if (is == 8)
+		bytes_copy(&k, idx->b + 8 * i, 8);
+	else
+		k = *(const int32_t *)(idx->b + 4 * i);
+	off += (uint64_t)k << in->scale;
+	if (in->base >= 0)
+		off += v->gpr[in->base];
+	return in->addrsize == 4 ? (uint32_t)off : off;
+}
+
+/*
+ * Opcodes 90, 92 (scatter: A0, A2): doubleword index; 91, 93 (A1, A3): quadword; W: element size.
+ * Elements that are done stay done if a later one faults. AVX2 has its mask in a vector, AVX-512
+ * in an opmask.
+ */
 static int gather(struct engine_vcpu *v, const struct insn *in)
 {
-	/* 90, 92: doubleword index; 91, 93: quadword; W: element size */
-	unsigned int is = in->opcode & 1 ? 8 : 4, es = in->w ? 8 : 4, len = in->vex_l ? 32 : 16;
-	unsigned int n = len / (is > es ? is : es);
+	unsigned int is = in->opcode & 1 ? 8 : 4, es = in->w ? 8 : 4, len = 16u << in->vex_l;
+	unsigned int n = len / (is > es ? is : es), mask_no = in->evex ? in->mask_no : in->vvvv_no;
+	bool scatter = in->opcode >= 0xa0;
 	struct vec idx, mask, dst;
+	uint64_t k = 0, lin;
 	int r = 0;
 
-	if (in->reg_no == in->vvvv_no || in->reg_no == (uint8_t)in->index || in->vvvv_no == (uint8_t)in->index)
+	if (!in->evex && (in->reg_no == mask_no || mask_no == (uint8_t)in->index))
+		return raise_ud(v);
+	if ((in->evex && !mask_no) || (!scatter && in->reg_no == (uint8_t)in->index))
 		return raise_ud(v);
 	vec_get(v, (unsigned int)in->index, &idx);
-	vec_get(v, in->vvvv_no, &mask);
 	vec_get(v, in->reg_no, &dst);
-	for (unsigned int i = 0; i < n; i++) {
-		int64_t k = 0;
-		uint64_t lin;
-
-		if (!(mask.b[(i + 1) * es - 1] & 0x80)) {
-			bytes_zero(mask.b + i * es, es);
-			continue;
+	if (in->evex) {
+		k = opmask_get(v, mask_no);
+	} else {
+		vec_get(v, mask_no, &mask);
+		for (unsigned int i = 0; i < n; i++)
+			k |= (uint64_t)(mask.b[(i + 1) * es - 1] >> 7) << i;
+	}
+	for (unsigned int i = 0; i < n && !r; i++) {
+		if (k >> i & 1) {
+			r = seg_linear(v, in->seg, vsib_offset(v, in, &idx, i, is), es, scatter, &lin);
+			if (!r)
+				r = scatter ? gmem_write(v, lin, dst.b + i * es, es, data_mode(v))
+					    : gmem_read(v, lin, dst.b + i * es, es, data_mode(v));
 		}
-		if (is == 8)
-			bytes_copy(&k, idx.b + 8 * i, 8);
-		else
-			k = *(int32_t *)(idx.b + 4 * i);
-		uint64_t off = (uint64_t)in->disp + (uint64_t)(k << in->scale);
-
-		if (in->base >= 0)
-			off += v->gpr[in->base];
-		if (in->addrsize == 4)
-			off &= 0xffffffffu;
-		r = seg_linear(v, in->seg, off, es, false, &lin);
-		if (!r)
-			r = gmem_read(v, lin, dst.b + i * es, es, data_mode(v));
-		if (r)
-			break;
-		/* done elements stay done if a later one faults */
-		bytes_zero(mask.b + i * es, es);
+		if (!r) {
+			k &= ~(1ull << i);
+			if (!in->evex)
+				bytes_zero(mask.b + i * es, es);
+		}
 	}
-	unsigned int used = n * es;
-
-	if (!r)
-		bytes_zero(mask.b, sizeof(mask.b));
+	if (r == X_EXIT)
+		return r; /* a device: all of it again, with what has been read */
 	if (!r) {
-		bytes_zero(dst.b + used, 32 - used);
+		k = 0;
+		bytes_zero(mask.b, sizeof(mask.b));
+		bytes_zero(dst.b + n * es, sizeof(dst.b) - n * es);
 	}
-	vec_set(v, in->reg_no, &dst);
-	vec_set(v, in->vvvv_no, &mask);
+	if (!scatter)
+		vec_set(v, in->reg_no, &dst);
+	if (in->evex)
+		opmask_set(v, mask_no, k);
+	else
+		vec_set(v, mask_no, &mask);
 	return r;
 }
 
 int simd_exec(struct engine_vcpu *v, const struct insn *in)
 {
-	image_get(v);
+	fpu_put(v);
+	image_expand(v);
 	if (in->mnem == ZYDIS_MNEMONIC_VZEROALL || in->mnem == ZYDIS_MNEMONIC_VZEROUPPER) {
 		/* outside of 64-bit mode: registers 0 to 7 */
 		if (in->mnem == ZYDIS_MNEMONIC_VZEROALL)
 			bytes_zero(v->xsave + 160, 128);
-		bytes_zero(v->xsave + 576, 128);
-		*(uint64_t *)(v->xsave + 512) |= 6;
+		bytes_zero(v->xsave + v->xcomp[2].off, 128);
+		if (wide(v))
+			bytes_zero(v->xsave + v->xcomp[6].off, 256);
+		in_use(v, wide(v) ? 1u << 6 | 6 : 6);
 		return X_NEXT;
 	}
 	if (in->kind == K_GATHER)

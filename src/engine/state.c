@@ -50,7 +50,7 @@ void mode_update(struct engine_vcpu *v)
 		if (v->cr4 & CR4_OSFXSR)
 			m |= MODE_SSE;
 		if ((v->cr4 & CR4_OSXSAVE) && (v->xcr0 & 6) == 6 && !is_real(v) && !is_vm86(v))
-			m |= MODE_AVX;
+			m |= v->xcr0 & XCR0_AVX512 ? MODE_AVX | MODE_AVX512 : MODE_AVX;
 	}
 	if (c <= (v->vflags & FL_IOPL) >> 12)
 		m |= MODE_IOPL;
@@ -539,7 +539,7 @@ void engine_vcpu_reset(struct engine_vcpu *v, bool init)
 		v->star = v->lstar = v->cstar = v->fmask = v->kernel_gs = v->tsc_aux = 0;
 		v->sysenter_cs = v->sysenter_esp = v->sysenter_eip = 0;
 		v->pat = 0x0007040600070406ull;
-		v->xcr0 = 1;
+		xcr0_put(v, 1);
 		bytes_zero(v->xsave, sizeof(v->xsave));
 		v->fpu_loaded = 0;
 		*(uint16_t *)v->xsave = 0x40;	   /* FCW at RESET */
@@ -566,4 +566,10 @@ void engine_vcpu_cpuid_changed(struct engine_vcpu *v)
 {
 	features_update(v);
 	mode_update(v);
+	/* what is decoded was so by the old one */
+	if (v->has_run) {
+		code_flush(v);
+		insn_slots_forget(v);
+		bytes_zero(v->memos, decode_memo_size());
+	}
 }

@@ -403,6 +403,8 @@ static bool unit_ready(const struct tr *t, const struct insn *in)
 		return false;
 	if ((in->need & NEED_SSE) && !(t->mode & MODE_SSE))
 		return false;
+	if ((in->need & NEED_AVX512) && !(t->mode & MODE_AVX512))
+		return false;
 	return !(in->need & NEED_AVX) || (t->mode & MODE_AVX);
 }
 

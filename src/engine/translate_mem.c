@@ -135,7 +135,9 @@ static struct late *late_new(struct tr *t, unsigned int size, bool write, bool a
 			   .restore = t->saved && t->live[t->i]};
 	t->c->sites[l->site] = (struct site){
 		.rip = (uint16_t)(t->rip - t->b->rip), .retry = tr_off(t), .size = (uint16_t)size, .write = write,
-		.mode = tlb_mode_of(t->mode), .cls = cls & 3u, .ahead = ahead, .flags_saved = t->saved};
+		.mode = tlb_mode_of(t->mode), .cls = cls & 3u, .flags_saved = t->saved,
+		/* what an opmask may spare entirely must not set D */
+		.ahead = ahead || (write && t->in[t->i].elem_size)};
 	return l;
 }
 

@@ -17,6 +17,12 @@ struct feature_word {
 	uint32_t host, ours;
 };
 
+/* avx512: f dq ifma cd bw vl; vbmi vbmi2 vnni bitalg vpopcntdq; bf16 */
+#define AVX512_7B  (B(16) | B(17) | B(21) | B(28) | B(30) | B(31))
+#define AVX512_7C  (B(1) | B(6) | B(11) | B(12) | B(14))
+#define AVX512_71A B(5)
+#define XCR0_AVX512 0xe0ull
+
 static const struct feature_word features[] = {
 	/* sse3 pclmul ssse3 fma cx16 sse4.1 sse4.2 movbe popcnt aes xsave avx f16c rdrand |
 	 * pcid x2apic tsc-deadline hypervisor */
@@ -28,12 +34,15 @@ static const struct feature_word features[] = {
 		   B(2) | B(3) | B(4) | B(5) | B(6) | B(7) | B(8) | B(9) | B(11) | B(12) | B(13) | B(14) |
 		   B(16) | B(17) },
 	/* bmi1 avx2 bmi2 erms rdseed adx clflushopt clwb sha | fsgsbase tsc_adjust smep invpcid smap */
-	{ 7, 0, 1, B(3) | B(5) | B(8) | B(9) | B(18) | B(19) | B(23) | B(24) | B(29),
+	{ 7, 0, 1, B(3) | B(5) | B(8) | B(9) | B(18) | B(19) | B(23) | B(24) | B(29) | AVX512_7B,
 		   B(0) | B(1) | B(7) | B(10) | B(20) },
 	/* gfni vaes vpclmulqdq rdpid | umip */
-	{ 7, 0, 2, B(8) | B(9) | B(10) | B(22), B(2) },
+	{ 7, 0, 2, B(8) | B(9) | B(10) | B(22) | AVX512_7C, B(2) },
 	/* fsrm */
 	{ 7, 0, 3, B(4), 0 },
+	{ 7, 1, 0, AVX512_71A, 0 },
+	/* xsaveopt xsavec xgetbv1 */
+	{ 0xd, 1, 0, B(0) | B(1) | B(2), 0 },
 	/* lahf abm 3dnowprefetch */
 	{ 0x80000001, 0, 2, B(0) | B(5) | B(8), 0 },
 	/* mmxext | syscall nx pdpe1gb rdtscp lm */
@@ -69,13 +78,20 @@ static uint32_t feature(uint32_t leaf, uint32_t subleaf, unsigned reg, uint32_t 
 	return 0;
 }
 
+/* AVX-512: the processor has it, and the host's kernel carries its state. */
+static bool avx512(void)
+{
+	return host_leaf(7, 0, 0).ebx & B(16) && (engine_xcr0_max() & XCR0_AVX512);
+}
+
 uint64_t cpuid_xcr0(void)
 {
 	uint32_t ecx = feature(1, 0, 2, host_leaf(1, 0, 0).ecx);
 
 	if (!(ecx & B(26)))
 		return 0;
-	return ecx & B(28) ? 7 : 3; /* x87, SSE, AVX */
+	/* x87, SSE, AVX, AVX-512 */
+	return !(ecx & B(28)) ? 3 : avx512() ? XCR0_AVX512 | 7 : 7;
 }
 
 /* Cut an entry down; false: leave it out of the table. */
@@ -91,10 +107,10 @@ static void cut(struct kvm_cpuid_entry2 *e)
 		e->edx = feature(1, 0, 3, e->edx);
 		break;
 	case 7:
-		e->eax = 0;
-		e->ebx = feature(7, 0, 1, e->ebx);
-		e->ecx = feature(7, 0, 2, e->ecx);
-		e->edx = feature(7, 0, 3, e->edx);
+		e->eax = e->index ? feature(7, 1, 0, e->eax) & (avx512() ? ~0u : ~AVX512_71A) : 1;
+		e->ebx = feature(7, e->index, 1, e->ebx) & (avx512() ? ~0u : ~AVX512_7B);
+		e->ecx = feature(7, e->index, 2, e->ecx) & (avx512() ? ~0u : ~AVX512_7C);
+		e->edx = feature(7, e->index, 3, e->edx);
 		break;
 	case 6:
 		e->eax = B(2); /* ARAT: the APIC timer does not stop */
@@ -106,14 +122,17 @@ static void cut(struct kvm_cpuid_entry2 *e)
 	case 0xd:
 		if (e->index == 0) {
 			e->eax = (uint32_t)cpuid_xcr0();
-			e->ebx = e->ecx = ENGINE_XSAVE_SIZE;
+			e->ebx = e->ecx = engine_xsave_size(NULL, cpuid_xcr0(), false);
 			e->edx = 0;
 		} else if (e->index == 1) {
-			e->eax = e->ebx = e->ecx = e->edx = 0;
-		} else {
-			e->eax = 256;
-			e->ebx = 576;
+			e->eax = feature(0xd, 1, 0, e->eax);
+			e->ebx = engine_xsave_size(NULL, cpuid_xcr0(), true);
 			e->ecx = e->edx = 0;
+		} else if (cpuid_xcr0() >> e->index & 1) {
+			e->ecx &= 2; /* to be aligned in a compacted area */
+			e->edx = 0;
+		} else {
+			e->eax = e->ebx = e->ecx = e->edx = 0;
 		}
 		break;
 	case 0x80000000:
@@ -150,8 +169,9 @@ int cpuid_supported(struct kvm_cpuid_entry2 *out, unsigned max)
 {
 	static const struct { uint32_t leaf, subleaf; bool indexed; } leaves[] = {
 		{ 0 }, { 1 }, { 2 }, { 4, 0, true }, { 4, 1, true }, { 4, 2, true }, { 4, 3, true },
-		{ 4, 4, true }, { 6 }, { 7, 0, true }, { 0xb, 0, true }, { 0xb, 1, true },
-		{ 0xd, 0, true }, { 0xd, 1, true }, { 0xd, 2, true }, { 0x80000000 },
+		{ 4, 4, true }, { 6 }, { 7, 0, true }, { 7, 1, true }, { 0xb, 0, true }, { 0xb, 1, true },
+		{ 0xd, 0, true }, { 0xd, 1, true }, { 0xd, 2, true }, { 0xd, 5, true },
+		{ 0xd, 6, true }, { 0xd, 7, true }, { 0x80000000 },
 		{ 0x80000001 }, { 0x80000002 }, { 0x80000003 }, { 0x80000004 }, { 0x80000005 },
 		{ 0x80000006 }, { 0x80000007 }, { 0x80000008 }, { 0x80000021 },
 	};
@@ -229,7 +249,9 @@ static void at_run_time(const struct soft_vcpu *v, const struct kvm_cpuid_entry2
 		break;
 	case 0xd:
 		if (!e->index && out[0])
-			out[1] = engine_get_xcr0(v->cpu) & 4 ? ENGINE_XSAVE_SIZE : 576;
+			out[1] = engine_xsave_size(v->cpu, engine_get_xcr0(v->cpu), false);
+		else if (e->index == 1 && out[0] & B(1))
+			out[1] = engine_xsave_size(v->cpu, engine_get_xcr0(v->cpu), true);
 		break;
 	case KVM_CPUID_FEATURES:
 		/* Who is not to be halted by the host cannot be woken by it. */

@@ -26,6 +26,8 @@
 #define ARENA_LEN 0x4000u
 #define RO_PAGE	  (ARENA + ARENA_LEN)
 #define CODE	  0x20000000ull
+#define AREA	  0x18000000ull /* for XSAVE; nobody else knows of it */
+#define AREA_GPA  0x600000u
 #define ARENA_GPA 0x400000u
 #define CODE_GPA  0x500000u
 #define CODE_LEN  0x2000u
@@ -35,13 +37,18 @@ struct cpu_state {
 	uint32_t flags;
 	int vector; /* -1: reached the end */
 	uint64_t error, addr;
-	uint8_t xs[832] __attribute__((aligned(64)));
+	uint8_t xs[ENGINE_XSAVE_SIZE] __attribute__((aligned(64)));
 	uint8_t mem[ARENA_LEN];
 };
+
+static uint8_t area[4096]; /* what is at AREA before */
 
 /* ---- native ---- */
 
 static bool compat; /* 32-bit code in compatibility mode, else 64-bit code */
+static bool wide;   /* with AVX-512 */
+static unsigned int xs_size;
+static struct { unsigned int off, size; } xcomp[8]; /* the components' places, from 2 on */
 static sigjmp_buf back;
 static struct cpu_state *native_out;
 static bool in_native;
@@ -70,7 +77,7 @@ static void on_signal(int sig, siginfo_t *si, void *ctx)
 		o->vector = -1;
 		o->rip--;
 	}
-	memcpy(o->xs, uc->uc_mcontext.fpregs, 832);
+	memcpy(o->xs, uc->uc_mcontext.fpregs, xs_size);
 	siglongjmp(back, 1);
 }
 
@@ -85,7 +92,7 @@ static struct {
 
 __attribute__((noinline)) static void native_enter(void)
 {
-	__asm__ volatile("xrstor64 %0" : : "m"(load_xs), "a"(7), "d"(0));
+	__asm__ volatile("xrstor64 %0" : : "m"(load_xs), "a"(wide ? 0xe7 : 7), "d"(0));
 	__asm__ volatile(
 		"pushq load+136(%%rip)\n\tpopfq\n\t"
 		"mov load+8(%%rip), %%rcx\n\tmov load+16(%%rip), %%rdx\n\tmov load+24(%%rip), %%rbx\n\t"
@@ -101,7 +108,7 @@ __attribute__((noinline)) static void native_enter(void)
 /* The same into 32-bit code: Linux's selectors of compatibility mode. */
 __attribute__((noinline)) static void native_enter32(void)
 {
-	__asm__ volatile("xrstor64 %0" : : "m"(load_xs), "a"(7), "d"(0));
+	__asm__ volatile("xrstor64 %0" : : "m"(load_xs), "a"(wide ? 0xe7 : 7), "d"(0));
 	__asm__ volatile(
 		"mov $0x2b, %%eax\n\tmov %%eax, %%ds\n\tmov %%eax, %%es\n\t"
 		"pushq load+136(%%rip)\n\tpopfq\n\t"
@@ -115,10 +122,11 @@ __attribute__((noinline)) static void native_enter32(void)
 static void run_native(const struct cpu_state *in, struct cpu_state *out)
 {
 	memcpy((void *)ARENA, in->mem, ARENA_LEN);
+	memcpy((void *)AREA, area, sizeof(area));
 	memcpy(load.gpr, in->gpr, sizeof(in->gpr));
 	load.rip = in->rip;
 	load.flags = in->flags;
-	memcpy(load_xs, in->xs, 832);
+	memcpy(load_xs, in->xs, sizeof(load_xs));
 	native_out = out;
 	if (!sigsetjmp(back, 1)) {
 		in_native = true;
@@ -145,6 +153,7 @@ static int run_engine(const struct cpu_state *in, struct cpu_state *out, uint32_
 	int e;
 
 	memcpy(env->ram + ARENA_GPA, in->mem, ARENA_LEN);
+	memcpy(env->ram + AREA_GPA, area, sizeof(area));
 	env_start(env, 0, 3, in->rip, 0);
 	if (compat) {
 		engine_get_sregs(v, &s);
@@ -154,6 +163,8 @@ static int run_engine(const struct cpu_state *in, struct cpu_state *out, uint32_
 		if (engine_set_sregs(v, &s))
 			return -1;
 	}
+	if (engine_set_xcr0(v, wide ? 0xe7 : 7))
+		return -1;
 	engine_get_regs(v, &r);
 	memcpy(r.gpr, in->gpr, sizeof(r.gpr));
 	r.rflags = in->flags | 0x202;
@@ -212,6 +223,7 @@ struct seq {
 	uint8_t b[2048];
 	unsigned int n;
 	uint32_t undef;	    /* flags with undefined values at the end */
+	bool restored;	    /* from AREA */
 };
 
 static ZydisDecoder dec, dec64, dec32;
@@ -278,7 +290,7 @@ static bool allowed(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 			ZydisRegisterClass c = ZydisRegisterGetClass(op[i].reg.value);
 
 			if (c == ZYDIS_REGCLASS_SEGMENT || c == ZYDIS_REGCLASS_CONTROL ||
-			    c == ZYDIS_REGCLASS_DEBUG || c == ZYDIS_REGCLASS_ZMM || c == ZYDIS_REGCLASS_MASK)
+			    c == ZYDIS_REGCLASS_DEBUG)
 				return false;
 		}
 		if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
@@ -288,7 +300,7 @@ static bool allowed(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 	switch (z->meta.isa_ext) {
 	case ZYDIS_ISA_EXT_AMD3DNOW: case ZYDIS_ISA_EXT_XOP: case ZYDIS_ISA_EXT_TBM:
 	case ZYDIS_ISA_EXT_FMA4: case ZYDIS_ISA_EXT_SVM: case ZYDIS_ISA_EXT_PADLOCK:
-	case ZYDIS_ISA_EXT_AVX512EVEX: case ZYDIS_ISA_EXT_AVX512VEX: case ZYDIS_ISA_EXT_AMX_TILE:
+	case ZYDIS_ISA_EXT_AMX_TILE:
 	case ZYDIS_ISA_EXT_SERIALIZE: case ZYDIS_ISA_EXT_UINTR: case ZYDIS_ISA_EXT_RTM:
 	case ZYDIS_ISA_EXT_KEYLOCKER: case ZYDIS_ISA_EXT_KEYLOCKER_WIDE: case ZYDIS_ISA_EXT_MCOMMIT:
 	case ZYDIS_ISA_EXT_SGX: case ZYDIS_ISA_EXT_SMX: case ZYDIS_ISA_EXT_TSX_LDTRK: case ZYDIS_ISA_EXT_TDX:
@@ -297,6 +309,8 @@ static bool allowed(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 	case ZYDIS_ISA_EXT_CLWB: case ZYDIS_ISA_EXT_SNP: case ZYDIS_ISA_EXT_PCONFIG:
 	case ZYDIS_ISA_EXT_AMX_BF16: case ZYDIS_ISA_EXT_AMX_INT8: case ZYDIS_ISA_EXT_SMAP:
 		return false;
+	case ZYDIS_ISA_EXT_AVX512EVEX: case ZYDIS_ISA_EXT_AVX512VEX:
+		return wide;
 	default:
 		return true;
 	}
@@ -305,7 +319,6 @@ static bool allowed(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 static unsigned int random_bytes(uint8_t *b)
 {
 	unsigned int n = 0, map = below(16);
-	bool vex = false;
 
 	if (below(6) == 0)
 		b[n++] = 0x66;
@@ -315,8 +328,19 @@ static unsigned int random_bytes(uint8_t *b)
 		b[n++] = 0x67;
 	if (below(24) == 0)
 		b[n++] = 0xf0;
-	if (map >= 12) {
-		vex = true;
+	if (wide && map >= 8 && map < 12) {
+		n = 0;
+		b[n++] = 0x62;
+		b[n++] = (uint8_t)((compat ? 0xf0 : (rnd() & 0xf0)) | (1 + below(3)));
+		b[n++] = (uint8_t)(rnd() | 4);
+		b[n++] = (uint8_t)rnd();
+		if (below(2))
+			b[n - 1] |= 8; /* V' */
+		if (below(3) == 0)
+			b[n - 2] |= 0x78; /* vvvv unused */
+		if (below(2))
+			b[n - 1] &= 0x6f; /* no zeroing, no broadcast */
+	} else if (map >= 12) {
 		n = 0;
 		b[n++] = 0xc4;
 		b[n++] = (uint8_t)((compat ? 0xe0 : rnd() & 0xe0) | (1 + below(3)));
@@ -331,7 +355,6 @@ static unsigned int random_bytes(uint8_t *b)
 		if (map == 11)
 			b[n++] = 0x3a;
 	}
-	(void)vex;
 	b[n++] = (uint8_t)rnd();
 	for (unsigned int i = 0; i < 10; i++)
 		b[n + i] = (uint8_t)rnd();
@@ -439,6 +462,68 @@ static bool add_random(struct seq *s)
 	return false;
 }
 
+
+/* Wild numbers, doubles near one, and small numbers for indices. */
+static void random_vectors(uint8_t *p, unsigned int n)
+{
+	for (unsigned int i = 0; i < n / 8; i++)
+		((uint64_t *)p)[i] = below(3) == 0 ? 0x3ff0000000000000ull + (rnd() >> 12) :
+				     below(3) == 0 ? rnd() & 0x3ff000003ffull : rnd();
+}
+
+static void state_op(struct seq *s, const char *op, uint32_t mask)
+{
+	uint8_t b[5];
+	unsigned int n = 0;
+
+	mov_imm(s, 0, wide ? mask : mask & 7); /* here XCR0 has them all the time */
+	mov_imm(s, 2, 0);
+	mov_imm(s, 7, AREA);
+	if (!compat && below(2))
+		b[n++] = 0x48;
+	memcpy(b + n, op, 3);
+	seq_add(s, b, n + 3);
+	mov_imm(s, 7, ARENA + 64);
+}
+
+/*
+ * XSAVE, XSAVEOPT or XSAVEC, something else, XRSTOR, of some components: what comes back is what was
+ * saved. The area itself need not be the same: what counts as in use is the processor's affair. (And
+ * so is what XSAVEOPT leaves out where something was restored from, which may have been initial there.)
+ */
+static void add_state(struct seq *s)
+{
+	static const char *const save[] = {"\x0f\xae\x27", "\x0f\xae\x37", "\x0f\xc7\x27"};
+	unsigned int n = below(4);
+
+	if (below(6))
+		state_op(s, save[s->restored ? 2 * below(2) : below(3)], (uint32_t)(below(3) ? ~0u : rnd()));
+	for (unsigned int i = 0; i < n; i++)
+		add_random(s);
+	if (below(3))
+		s->restored = true;
+	if (s->restored)
+		state_op(s, "\x0f\xae\x2f", (uint32_t)(below(3) ? ~0u : rnd()));
+}
+
+/* What is restored without having been saved: perhaps nothing that can be. */
+static void random_area(void)
+{
+	memset(area, 0, sizeof(area));
+	random_vectors(area + 32, sizeof(area) - 32);
+	for (unsigned int i = 0; i < 8; i++)
+		memset(area + 32 + 16 * i + 10, 0, 6);
+	*(uint16_t *)area = 0x37f;
+	*(uint32_t *)(area + 24) = 0x1f80;
+	memset(area + 512, 0, 64);
+	area[512] = (uint8_t)(rnd() & (wide ? 0xe7 : 7));
+	/* XSAVEC makes areas of fewer components */
+	if (below(3) == 0)
+		*(uint64_t *)(area + 520) = 1ull << 63 | (wide ? 0xe7 : 7);
+	if (below(10) == 0)
+		area[513 + below(7)] = area[521 + below(55)] = (uint8_t)rnd();
+}
+
 /* An indirect jump or call, or a return: on behind it, to wherever, or to nowhere. */
 static void add_branch(struct seq *s)
 {
@@ -483,9 +568,12 @@ static void add_flow(struct seq *s)
 	uint8_t b[16];
 	unsigned int cc, at;
 
-	switch (below(7)) {
+	switch (below(8)) {
 	case 6:
 		add_branch(s);
+		break;
+	case 7:
+		add_state(s);
 		break;
 	case 0: /* jcc over one instruction */
 	case 1:
@@ -719,11 +807,14 @@ static void random_state(struct cpu_state *st)
 		m[i] = below(4) ? rnd() : ARENA + below(ARENA_LEN);
 	*(uint16_t *)st->xs = 0x37f;
 	*(uint32_t *)(st->xs + 24) = below(8) ? 0x1f80 : 0x1f80 & ~(uint32_t)(1u << (7 + below(6)));
-	for (unsigned int i = 0; i < 32; i++)
-		((uint64_t *)(st->xs + 160))[i] = below(3) ? rnd() : 0x3ff0000000000000ull + (rnd() >> 12);
-	for (unsigned int i = 0; i < 32; i++)
-		((uint64_t *)(st->xs + 576))[i] = rnd();
-	*(uint64_t *)(st->xs + 512) = 7;
+	random_vectors(st->xs + 160, 256);
+	for (unsigned int i = 2; i < 8; i++)
+		if ((wide ? 0xe7u : 7u) >> i & 1)
+			random_vectors(st->xs + xcomp[i].off, xcomp[i].size);
+	for (unsigned int i = 0; wide && i < 8; i++)
+		if (below(3))
+			((uint64_t *)(st->xs + xcomp[5].off))[i] = below(3) ? -(uint64_t)below(2) : 1u << below(16);
+	*(uint64_t *)(st->xs + 512) = wide ? 0xe7 : 7;
 	for (unsigned int i = 0; compat && i < 16; i++)
 		st->gpr[i] = i < 8 ? (uint32_t)st->gpr[i] : 0;
 	st->rip = CODE + below(64);
@@ -793,11 +884,13 @@ static bool differs(const struct cpu_state *a, const struct cpu_state *b, uint32
 			if (((uint64_t *)(a->xs + 160))[i] != ((uint64_t *)(b->xs + 160))[i])
 				SAY("  xmm%d.%d %lx %lx\n", i / 2, i & 1, ((uint64_t *)(a->xs + 160))[i],
 				    ((uint64_t *)(b->xs + 160))[i]);
-	if (memcmp(a->xs + 576, b->xs + 576, 256))
-		for (int i = 0; i < 32; i++)
-			if (((uint64_t *)(a->xs + 576))[i] != ((uint64_t *)(b->xs + 576))[i])
-				SAY("  ymmh%d.%d %lx %lx\n", i / 2, i & 1, ((uint64_t *)(a->xs + 576))[i],
-				    ((uint64_t *)(b->xs + 576))[i]);
+	for (unsigned int c = 2; c < 8; c++)
+		for (unsigned int i = 0; i < xcomp[c].size && (wide || c == 2); i += 8) {
+			uint64_t x = *(const uint64_t *)(a->xs + xcomp[c].off + i), y = *(const uint64_t *)(b->xs + xcomp[c].off + i);
+
+			if (x != y)
+				SAY("  component %u +%u: %lx %lx\n", c, i, x, y);
+		}
 	if (*(uint32_t *)(a->xs + 24) != *(uint32_t *)(b->xs + 24))
 		SAY("  mxcsr %x %x\n", *(uint32_t *)(a->xs + 24), *(uint32_t *)(b->xs + 24));
 	if (x87_differs(a->xs, b->xs))
@@ -841,8 +934,9 @@ static void expand(struct cpu_state *st)
 	}
 	if (!(bv & 2))
 		memset(st->xs + 160, 0, 256);
-	if (!(bv & 4))
-		memset(st->xs + 576, 0, 256);
+	for (unsigned int i = 2; i < 8; i++)
+		if (!(bv >> i & 1))
+			memset(st->xs + xcomp[i].off, 0, xcomp[i].size);
 }
 
 static const struct {
@@ -850,7 +944,8 @@ static const struct {
 	const char *name;
 } ways[] = {{ENGINE_DEBUG_SLOW, "bounce"}, {ENGINE_DEBUG_ONE, "one"}, {0, "blocks"}};
 
-static struct cpu_state nat, eng;
+static struct cpu_state nat, eng, bounced;
+static unsigned long unjudged; /* changed their own code to something that says where it runs */
 static unsigned long faults[32];
 static uint8_t code[CODE_LEN];
 
@@ -860,16 +955,20 @@ static int one_test(uint64_t seed, bool verbose)
 	struct seq s = {0};
 	uint8_t end = 0xcc;
 	struct timespec t0, t1;
+	const struct cpu_state *ref;
+	bool changed;
 	int bad = 0;
 	unsigned int len;
 
 	/* one in four is 32-bit code */
 	compat = seed % 4 == 3;
+	wide = (engine_xcr0_max() & 0xe0) == 0xe0 && seed / 4 % 4 != 3;
 	dec = compat ? dec32 : dec64;
 	rng = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
 	for (int i = 0; i < 4; i++)
 		rnd();
 	random_state(&init_state);
+	random_area();
 	len = 1 + below(10);
 	if (below(4) == 0) /* let it cross into the next page */
 		init_state.rip = CODE + 0x1000 - below(16 * len);
@@ -900,8 +999,10 @@ static int one_test(uint64_t seed, bool verbose)
 	expand(&nat);
 	if (nat.vector >= 0)
 		faults[nat.vector & 31]++;
+	ref = &nat;
+	/* it may have written to itself, and run what nobody has looked at: selectors, say, are not the same */
+	changed = memcmp(code, (void *)(uintptr_t)CODE, CODE_LEN);
 	for (unsigned int w = 0; w < 3; w++) {
-		/* the sequence may have written to itself */
 		memcpy(env->ram + CODE_GPA, code, CODE_LEN);
 		engine_vm_code_changed(env->vm, CODE_GPA, CODE_LEN);
 		if (run_engine(&init_state, &eng, ways[w].debug)) {
@@ -911,10 +1012,16 @@ static int one_test(uint64_t seed, bool verbose)
 			continue;
 		}
 		expand(&eng);
-		if (differs(&nat, &eng, s.undef, true)) {
+		if (changed && !w && differs(&nat, &eng, s.undef, true)) {
+			/* then at least all ways must agree */
+			unjudged++;
+			bounced = eng;
+			ref = &bounced;
+		}
+		if (differs(ref, &eng, s.undef, true)) {
 			bad = 1;
-			printf("seed %lu, %s: native and engine differ\n", seed, ways[w].name);
-			(void)differs(&nat, &eng, s.undef, false);
+			printf("seed %lu, %s: %s and engine differ\n", seed, ways[w].name, ref == &nat ? "native" : "bounce");
+			(void)differs(ref, &eng, s.undef, false);
 			if (verbose)
 				print_seq(&s, init_state.rip);
 		}
@@ -941,10 +1048,24 @@ static void setup(void)
 		 -1, 0) != (void *)ARENA ||
 	    mmap((void *)RO_PAGE, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) !=
 		    (void *)RO_PAGE ||
+	    mmap((void *)(uintptr_t)AREA, sizeof(area), PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != (void *)(uintptr_t)AREA ||
 	    mmap((void *)(uintptr_t)CODE, CODE_LEN, PROT_READ | PROT_WRITE | PROT_EXEC,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != (void *)(uintptr_t)CODE)
 		abort();
 	*(volatile char *)RO_PAGE;
+	xs_size = 832;
+	for (unsigned int i = 2; i < 8; i++) {
+		uint32_t r[4];
+
+		if (!(engine_xcr0_max() >> i & 1))
+			continue;
+		__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(0xd), "c"(i));
+		xcomp[i].size = r[0];
+		xcomp[i].off = r[1];
+		if (r[0] + r[1] > xs_size)
+			xs_size = r[0] + r[1];
+	}
 	ZydisDecoderInit(&dec64, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&dec64, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(&dec64, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
@@ -955,6 +1076,7 @@ static void setup(void)
 	for (unsigned int i = 0; i < ARENA_LEN; i += 4096)
 		env_map(env, ARENA + i, ARENA_GPA + i, PTE_P_ | PTE_W_ | PTE_U_);
 	env_map(env, RO_PAGE, ARENA_GPA + ARENA_LEN, PTE_P_ | PTE_U_);
+	env_map(env, AREA, AREA_GPA, PTE_P_ | PTE_W_ | PTE_U_);
 	for (unsigned int i = 0; i < CODE_LEN; i += 4096)
 		env_map(env, CODE + i, CODE_GPA + i, PTE_P_ | PTE_W_ | PTE_U_);
 	for (unsigned int i = 0; i < 5; i++)
@@ -975,8 +1097,9 @@ static unsigned long run_many(unsigned long count, uint64_t seed, unsigned int s
 	for (int k = 0; k < 32; k++)
 		if (faults[k])
 			printf(" #%d %lu", k, faults[k]);
-	printf("\n");
-	return bad;
+	printf("; not judged %lu\n", unjudged);
+	/* they are few, or the engine does not see that code is written */
+	return bad + (i > 1000 && unjudged > i / 1000);
 }
 
 static void sequences_agree(void **state)

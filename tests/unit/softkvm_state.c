@@ -6,6 +6,7 @@
  */
 #include "../lib/check.h"
 #include "../lib/kvm_pair.h"
+#include "engine/engine.h"
 #include "softkvm/softkvm.h"
 #include <linux/kvm_para.h>
 #include <asm/kvm_para.h>
@@ -130,8 +131,12 @@ static void random_sregs(struct vcpu *v)
 	assert_int_equal(vcpu_set_sregs(v, &s), 0);
 }
 
+/* All components that there are, and XCR0 with some of them. */
 static void random_xsave(struct vcpu *v)
 {
+	static const uint64_t legal[] = { 1, 3, 7, 0xe7 };
+	uint64_t all = engine_xcr0_max();
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1 };
 	struct kvm_xsave x = { 0 };
 	uint8_t *p = (uint8_t *)x.region;
 
@@ -143,12 +148,16 @@ static void random_xsave(struct vcpu *v)
 	*(uint32_t *)(p + 28) = 0;
 	for (unsigned i = 0; i < 8; i++)
 		memset(p + 32 + 16 * i + 10, 0, 6);
-	*(uint64_t *)(p + 512) = 7;
-	random_bytes(p + 576, 256);
+	*(uint64_t *)(p + 512) = all;
+	random_bytes(p + 576, engine_xsave_size(NULL, all, false) - 576);
 	p[5] = 0;
 	/* No exception is pending that the next instruction would raise. */
 	*(uint16_t *)(p + 2) &= 0x7f00;
 	assert_int_equal(vcpu_set_xsave(v, &x), 0);
+	do
+		xcrs.xcrs[0].value = legal[rnd() % ARRAY_SIZE(legal)];
+	while (xcrs.xcrs[0].value & ~all);
+	assert_int_equal(vcpu_set_xcrs(v, &xcrs), 0);
 }
 
 static void random_debugregs(struct vcpu *v)
