@@ -202,6 +202,23 @@ void file_reap(struct softkvm *ctx)
 	put_all(gone);
 }
 
+bool file_forget(struct softkvm *ctx, unsigned first, unsigned last)
+{
+	struct fd_table *t = &ctx->fds;
+	bool any = false;
+
+	pthread_rwlock_wrlock(&t->lock);
+	for (unsigned fd = first; fd <= last && fd < (unsigned)t->nr; fd++) {
+		if (!t->by_fd[fd])
+			continue;
+		t->by_fd[fd]->fd = -1;
+		t->by_fd[fd] = NULL;
+		any = true;
+	}
+	pthread_rwlock_unlock(&t->lock);
+	return any;
+}
+
 int file_close(struct softkvm *ctx, int fd)
 {
 	struct fd_table *t = &ctx->fds;

@@ -71,6 +71,9 @@ struct soft_file *file_get(struct softkvm *ctx, int fd, bool trusted);
 void file_ref(struct soft_file *f);
 void file_put(struct soft_file *f);
 
+/* These numbers are no longer files of ours, or soon will not be. True if there were any. */
+bool file_forget(struct softkvm *ctx, unsigned first, unsigned last);
+
 /* close(2) one fd of ours, or any; releases what has no holder left. -EBADF. */
 int file_close(struct softkvm *ctx, int fd);
 /* Call fn for each file there is; it must not take or release one. */

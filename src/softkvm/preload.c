@@ -4,10 +4,10 @@
  * in LD_PRELOAD gets softkvm when it opens /dev/kvm, under whatever name, and
  * whether or not this machine has one.
  *
- * Only what the seam has is intercepted: open, ioctl, mmap, munmap, close; and
- * sigaction, because a signal must end KVM_RUN. softkvm's fds are real ones, so
- * dup, fcntl, poll, fork and sendmsg go to the kernel as they are, and a duplicate
- * is recognized by its inode. Looking at the node without opening it is
+ * Only what the seam has is intercepted: open, ioctl, mmap, munmap, close; what
+ * closes by the way (dup2, close_range); and sigaction, because a signal must end
+ * KVM_RUN. softkvm's fds are real ones, so dup, fcntl, poll, fork and sendmsg go to
+ * the kernel as they are, and a duplicate is recognized by its inode. Looking at the node without opening it is
  * preload_path.c's. These files are no part of the library of rooms; in the
  * preload library the rooms' own calls of these go straight to the C library
  * (mk/preload.mk renames them), so that nothing here is ever entered from inside.
@@ -79,14 +79,31 @@ bool preload_is_node(const char *path)
 	return path && !strcmp(path, preload_node());
 }
 
+static void before_fork(void)
+{
+	softkvm_fork_begin(atomic_load(&pre.ctx));
+}
+
+static void after_fork(void)
+{
+	softkvm_fork_end(atomic_load(&pre.ctx), false);
+}
+
+static void in_child(void)
+{
+	softkvm_fork_end(atomic_load(&pre.ctx), true);
+}
+
 static void make_context(void)
 {
 	struct softkvm_config c;
 	void *ctx;
 
 	softkvm_config_init(&c, true);
-	if (!softkvm_create(&ctx, &c))
-		atomic_store(&pre.ctx, ctx);
+	if (softkvm_create(&ctx, &c))
+		return;
+	atomic_store(&pre.ctx, ctx);
+	(void)pthread_atfork(before_fork, after_fork, in_child);
 }
 
 /* softkvm's, if the program has opened it yet. */
@@ -303,6 +320,48 @@ EXPORT int close(int fd)
 	r = softkvm_ops.close(ctx, fd);
 	let_cancel(cancel);
 	return fail(r);
+}
+
+/* ---- what closes numbers by the way ---------------------------------------------- */
+
+/* To be called with what softkvm_forget() said before. */
+static int closed(bool any, int r)
+{
+	int saved = errno;
+
+	if (any)
+		softkvm_reap(context());
+	errno = saved;
+	return r;
+}
+
+static bool forget(unsigned first, unsigned last)
+{
+	void *ctx = context();
+
+	(void)preload_libc();
+	return ctx && softkvm_forget(ctx, first, last);
+}
+
+EXPORT int dup2(int fd, int to)
+{
+	bool any = fd != to && forget((unsigned)to, (unsigned)to);
+
+	return closed(any, preload_libc()->dup2(fd, to));
+}
+
+EXPORT int dup3(int fd, int to, int flags)
+{
+	bool any = forget((unsigned)to, (unsigned)to);
+
+	return closed(any, preload_libc()->dup3(fd, to, flags));
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags)
+{
+	bool any = forget(first, last);
+
+	return closed(any, preload_libc()->close_range(first, last, flags));
 }
 
 EXPORT int pthread_cancel(pthread_t thread)

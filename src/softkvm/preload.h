@@ -21,7 +21,7 @@
 /* Every call that is intercepted, but for the names that are only others' aliases. */
 #define PRELOAD_CALLS(X)                                                                          \
 	X(open) X(openat) X(fopen) X(ioctl) X(mmap) X(munmap) X(close) X(sigaction)               \
-	X(pthread_cancel)                                                                         \
+	X(pthread_cancel) X(dup2) X(dup3) X(close_range)                                                                         \
 	X(access) X(eaccess) X(faccessat) X(stat) X(lstat) X(fstatat) X(statx)
 
 /* The C library's. */

@@ -70,6 +70,38 @@ bool softkvm_owns_fd(void *ctx, int fd)
 	return f;
 }
 
+bool softkvm_forget(void *ctx, unsigned first, unsigned last)
+{
+	return file_forget(ctx, first, last);
+}
+
+void softkvm_reap(void *ctx)
+{
+	file_reap(ctx);
+}
+
+void softkvm_fork_begin(void *p)
+{
+	struct softkvm *ctx = p;
+
+	mutex_lock(&ctx->irqfd_lock);
+	(void)pthread_rwlock_wrlock(&ctx->fds.lock);
+}
+
+void softkvm_fork_end(void *p, bool child)
+{
+	struct softkvm *ctx = p;
+
+	if (child) {
+		/* The thread is another one to the C library, which would not take it for the writer. */
+		mutex_init(&ctx->irqfd_lock);
+		(void)pthread_rwlock_init(&ctx->fds.lock, NULL);
+		return;
+	}
+	(void)pthread_rwlock_unlock(&ctx->fds.lock);
+	mutex_unlock(&ctx->irqfd_lock);
+}
+
 int ioctl_dispatch(const struct ioctl_row *rows, size_t nr, void *obj, unsigned long request,
 		   uintptr_t arg, int fallback)
 {

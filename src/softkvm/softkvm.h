@@ -64,6 +64,21 @@ extern const struct kvmapi_ops softkvm_ops;
  */
 bool softkvm_owns_fd(void *ctx, int fd);
 
+/*
+ * For the same caller. These numbers are about to be closed or given to other files (dup2,
+ * close_range): what comes by them from now on is not for us. True if there were any; then
+ * softkvm_reap() after the fact lets go of objects that nobody holds any more.
+ */
+bool softkvm_forget(void *ctx, unsigned first, unsigned last);
+void softkvm_reap(void *ctx);
+
+/*
+ * Around fork(2) (pthread_atfork), for the same caller: no other thread is in the middle of
+ * something that the child needs. begin and end on the forking thread, or end in its child.
+ */
+void softkvm_fork_begin(void *ctx);
+void softkvm_fork_end(void *ctx, bool child);
+
 struct sigaction;
 /*
  * The program's sigaction(2), for the same caller. softkvm stands before the

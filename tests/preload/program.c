@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -331,6 +332,75 @@ static void test_fork(void **state)
 	guest_destroy(&g);
 }
 
+static void *open_and_close(void *arg)
+{
+	while (!atomic_load((_Atomic bool *)arg))
+		close(open(node(), O_RDWR | O_CLOEXEC));
+	return NULL;
+}
+
+/* Whatever other threads were doing to fds, a child can open and close its own. */
+static void test_fork_in_the_middle(void **state)
+{
+	_Atomic bool stop = false;
+	pthread_t thread[2];
+	int status = 0;
+
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, open_and_close, (void *)&stop), 0);
+	for (unsigned i = 0; i < 200 && !status; i++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			int fd;
+
+			alarm(30);
+			fd = open(node(), O_RDWR | O_CLOEXEC);
+			_exit(fd < 0 || close(fd));
+		}
+		assert_true(pid > 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+	}
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	assert_int_equal(status, 0);
+}
+
+/* A number that became another file is that, for the requests that look no further, too. */
+static void test_closed_by_the_way(void **state)
+{
+	struct kvm_irq_level line = { .irq = 4, .level = 1 };
+	int other = open("/dev/null", O_RDWR), vm;
+	struct guest g;
+
+	guest_create(&g, out_and_halt, sizeof(out_and_halt));
+	for (unsigned i = 0; i < 3; i++) {
+		vm = ioctl(g.sys, KVM_CREATE_VM, 0);
+		assert_int_equal(ioctl(vm, KVM_CREATE_IRQCHIP, 0), 0);
+		assert_int_equal(ioctl(vm, KVM_IRQ_LINE, &line), 0);
+		if (i == 0)
+			assert_int_equal(dup2(other, vm), vm);
+		else if (i == 1)
+			assert_int_equal(dup3(other, vm, O_CLOEXEC), vm);
+		else
+			assert_int_equal(close_range((unsigned)vm, (unsigned)vm, 0), 0);
+		assert_int_equal(ioctl(vm, KVM_IRQ_LINE, &line), -1);
+		assert_int_equal(errno, i < 2 ? ENOTTY : EBADF);
+		if (i < 2)
+			close(vm);
+	}
+	/* One that fails changes nothing. */
+	vm = ioctl(g.sys, KVM_CREATE_VM, 0);
+	assert_int_equal(ioctl(vm, KVM_CREATE_IRQCHIP, 0), 0);
+	assert_int_equal(dup2(-1, vm), -1);
+	assert_int_equal(errno, EBADF);
+	assert_int_equal(ioctl(vm, KVM_IRQ_LINE, &line), 0);
+	close(vm);
+	close(other);
+	guest_destroy(&g);
+}
+
 /* ---- signals -------------------------------------------------------------------- */
 
 static _Atomic(struct kvm_run *) running;
@@ -498,7 +568,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_look), cmocka_unit_test(test_others),
-		cmocka_unit_test(test_fds), cmocka_unit_test(test_dirty_ring), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
+		cmocka_unit_test(test_fds), cmocka_unit_test(test_dirty_ring),
+		cmocka_unit_test(test_fork_in_the_middle), cmocka_unit_test(test_closed_by_the_way), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_faults),
 	};
 
