@@ -629,15 +629,21 @@ static void test_routes_run_out(void **state)
 static void test_no_target(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(message_paths); i++) {
-		struct irq_msi msi;
+		struct irq_msi msi, behind;
 		struct rig r;
 
 		rig_create(&r, 1, 0);
 		assert_int_equal(irq_msi_create(&msi, r.m->irq, message_paths[i], "t"), 0);
 		assert_int_equal(irq_msi_set(&msi, MSI(7), 0x59), 0);
 		assert_int_equal(irq_msi_unmask(&msi), 0);
+		assert_int_equal(irq_msi_create(&behind, r.m->irq, message_paths[i], "t"), 0);
+		assert_int_equal(irq_msi_set(&behind, MSI(0), 0x58), 0);
+		assert_int_equal(irq_msi_unmask(&behind), 0);
 		rig_start(&r, &idle_job);
 		irq_msi_signal(&msi);
+		/* Who serves eventfds has had it when the one behind it is there: only then does it move. */
+		irq_msi_signal(&behind);
+		wait_count(&r, 0, 0x58, 1);
 		still_count(&r, 0, 0x59, 0);
 		assert_int_equal(irq_msi_set(&msi, MSI(0), 0x59), 0);
 		still_count(&r, 0, 0x59, 0); /* what is gone is gone */
@@ -645,6 +651,7 @@ static void test_no_target(void **state)
 		wait_count(&r, 0, 0x59, 1);
 		machine_pause(r.m);
 		irq_msi_destroy(&msi);
+		irq_msi_destroy(&behind);
 		machine_resume(r.m);
 		rig_destroy(&r);
 	}
