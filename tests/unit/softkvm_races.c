@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Calls against calls, signals and guests that run. Each round lets two or three
  * threads meet in a small window; what must hold is looked at when they are
- * through. `softkvm_races ROUNDS` does more (make check-long: 10,000).
+ * through. `softkvm_races ROUNDS` does more (make check-long: 10,000). What they were
+ * seen to notice is in docs/BUGS.md, "Races".
  */
 #include "../lib/check.h"
 #include "softkvm/softkvm.h"
@@ -270,6 +271,85 @@ static void route_moved_while_signalled(void **state)
 	}
 	partner_end(&p);
 	close(e);
+	bed_close(&b);
+}
+
+static void signal_often(void *arg)
+{
+	for (unsigned i = 0; i < 20; i++)
+		eventfd_write(*(int *)arg, 1);
+}
+
+/* Nothing is delivered, and nothing looked at, once the unbinding has returned: at whatever moment it comes. */
+static void irqfd_quiet_once_unbound(void **state)
+{
+	int e = eventfd(0, EFD_NONBLOCK), other = eventfd(0, EFD_NONBLOCK);
+	unsigned n = rounds * 4;
+	struct partner p;
+	struct bed b;
+
+	bed_open(&b);
+	assert_int_equal(route(&b, 0x40), 0);
+	partner_start(&p, signal_often, &e, n);
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t irr;
+		uint64_t left;
+
+		assert_int_equal(irqfd(&b, e, 24, 0), 0);
+		pthread_barrier_wait(&p.start);
+		for (unsigned turn = (unsigned)rand() % 4000; turn; turn--)
+			__builtin_ia32_pause();
+		assert_int_equal(irqfd(&b, e, 24, KVM_IRQFD_FLAG_DEASSIGN), 0);
+		irr = take_irr(&b);
+		pthread_barrier_wait(&p.end);
+		left = take_count(e);
+		assert_true(left <= 20 && (irr == 1 || left == 20));
+		/* Whoever serves eventfds has come round. */
+		assert_int_equal(irqfd(&b, other, 25, 0), 0);
+		assert_int_equal(irqfd(&b, other, 25, KVM_IRQFD_FLAG_DEASSIGN), 0);
+		assert_int_equal(take_irr(&b), 0);
+	}
+	partner_end(&p);
+	close(e);
+	close(other);
+	bed_close(&b);
+}
+
+struct pulser {
+	struct bed *b;
+	pthread_t thread;
+	_Atomic bool stop;
+};
+
+static void *pulser_main(void *arg)
+{
+	struct pulser *p = arg;
+	struct kvm_irq_level l = { .irq = 24, .level = 1 };
+
+	while (!p->stop)
+		if (call(p->b, p->b->vm, KVM_IRQ_LINE, &l))
+			return p;
+	return NULL;
+}
+
+/* The table is thrown away under whoever is looking at it, all the time. */
+static void routes_replaced_while_looked_at(void **state)
+{
+	struct pulser p = { 0 };
+	void *failed;
+	struct bed b;
+
+	bed_open(&b);
+	p.b = &b;
+	assert_int_equal(route(&b, 0x40), 0);
+	assert_int_equal(pthread_create(&p.thread, NULL, pulser_main, &p), 0);
+	for (unsigned i = 0; i < rounds * 4; i++) {
+		assert_int_equal(route(&b, i & 1 ? 0x40 : 0x50), 0);
+		assert_int_equal(take_irr(&b) & ~0x10001u, 0);
+	}
+	p.stop = true;
+	pthread_join(p.thread, &failed);
+	assert_null(failed);
 	bed_close(&b);
 }
 
@@ -628,6 +708,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(irqfd_unbound_while_signalled),
 		cmocka_unit_test(irqfd_rebound_loses_nothing),
 		cmocka_unit_test(route_moved_while_signalled),
+		cmocka_unit_test(irqfd_quiet_once_unbound),
+		cmocka_unit_test(routes_replaced_while_looked_at),
 		cmocka_unit_test(vm_closed_while_signalled),
 		cmocka_unit_test(eventfd_serves_one),
 		cmocka_unit_test(pause_loses_no_interrupt),
