@@ -548,11 +548,18 @@ static bool ext_allowed(const struct engine_vcpu *v, const ZydisDecodedInstructi
  */
 static void vex_narrow(struct insn *in, bool is4)
 {
+	unsigned int pp = in->evex ? in->evex_p[1] & 3 : 0;
 	uint8_t op = in->opcode;
 
-	if (in->reg.on || in->rm.on || in->vvvv.on ||
-	    (in->map == 0x0f && (op == 0x2a || op == 0x6e || op == 0x7e || (in->evex && op == 0x7b))) ||
-	    (in->evex && in->map == 0x3a && (op == 0x16 || op == 0x22)))
+	if (in->reg.on || in->rm.on || in->vvvv.on)
+		in->w = false;
+	/* from memory: CVTSI2SS, MOVD, and with EVEX what else has their opcodes with other prefixes */
+	else if (in->vex && in->map == 0x0f && (op == 0x2a || op == 0x6e || op == 0x7e))
+		in->w = false;
+	else if (in->evex && in->map == 0x0f &&
+		 (((op == 0x2a || op == 0x7b) && pp > 1) || ((op == 0x6e || op == 0x7e) && pp == 1)))
+		in->w = false;
+	else if (in->evex && in->map == 0x3a && (op == 0x16 || op == 0x22))
 		in->w = false;
 	if (in->evex && !in->w)
 		in->evex_p[1] &= 0x7f;

@@ -176,6 +176,7 @@ static int gather(struct engine_vcpu *v, const struct insn *in)
 	bool scatter = in->opcode >= 0xa0;
 	struct vec idx, mask, dst;
 	uint64_t k = 0, lin;
+	bool some = false;
 	int r = 0;
 
 	if (!in->evex && (in->reg_no == mask_no || mask_no == (uint8_t)in->index))
@@ -197,6 +198,7 @@ static int gather(struct engine_vcpu *v, const struct insn *in)
 			if (!r)
 				r = scatter ? gmem_write(v, lin, dst.b + i * es, es, data_mode(v))
 					    : gmem_read(v, lin, dst.b + i * es, es, data_mode(v));
+			some |= !r;
 		}
 		if (!r) {
 			k &= ~(1ull << i);
@@ -209,8 +211,10 @@ static int gather(struct engine_vcpu *v, const struct insn *in)
 	if (!r) {
 		k = 0;
 		bytes_zero(mask.b, sizeof(mask.b));
-		bytes_zero(dst.b + n * es, sizeof(dst.b) - n * es);
 	}
+	/* above the vector length: also when only some were gathered */
+	if (!r || (in->evex && some))
+		bytes_zero(dst.b + n * es, sizeof(dst.b) - n * es);
 	if (!scatter)
 		vec_set(v, in->reg_no, &dst);
 	if (in->evex)

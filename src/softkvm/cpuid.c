@@ -43,8 +43,8 @@ static const struct feature_word features[] = {
 	{ 7, 1, 0, AVX512_71A, 0 },
 	/* xsaveopt xsavec xgetbv1 */
 	{ 0xd, 1, 0, B(0) | B(1) | B(2), 0 },
-	/* lahf abm 3dnowprefetch */
-	{ 0x80000001, 0, 2, B(0) | B(5) | B(8), 0 },
+	/* lahf abm sse4a 3dnowprefetch */
+	{ 0x80000001, 0, 2, B(0) | B(5) | B(6) | B(8), 0 },
 	/* mmxext | syscall nx pdpe1gb rdtscp lm */
 	{ 0x80000001, 0, 3, B(22), B(11) | B(20) | B(26) | B(27) | B(29) },
 	/* invariant TSC */

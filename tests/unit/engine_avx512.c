@@ -353,6 +353,63 @@ static void a_scatter_stops_at_its_fault(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(gather, "vgatherdps (%rdi,%xmm4,1),%xmm9{%k1}\nint3");
+
+/* A gather that faults leaves what it has, and nothing above its vector length. */
+static void a_gather_stops_at_its_fault(void **state)
+{
+	uint8_t xs[ENGINE_XSAVE_SIZE];
+	uint32_t off, size;
+
+	if (missing())
+		skip();
+	__asm__ volatile("cpuid" : "=a"(size), "=b"(off) : "a"(0xd), "c"(2) : "edx");
+	for (unsigned int i = 0; i < 3; i++) {
+		struct env *e = wide_env();
+
+		memset(e->ram + DATA, 0x77, 2 * 4096);
+		PUT(e, LOAD, gather);
+		start(e, AVX512, ways[i]);
+		vectors(e, 0xf);
+		set_gpr(e, 0, 7, DATA + 4096 + 2048);
+		assert_int_equal(run(e), 14);
+		assert_int_equal(opmask(e), 0xc);
+		engine_get_xsave(e->cpu[0], xs);
+		assert_int_equal(*(uint64_t *)(xs + 160 + 16 * 9), 0x7777777777777777);
+		assert_int_equal(*(uint64_t *)(xs + 160 + 16 * 9 + 8), 0x0a0a0a0a0a0a0a0a);
+		assert_int_equal(*(uint64_t *)(xs + off + 16 * 9), 0);
+		env_destroy(e);
+	}
+}
+
+/* vcvtpd2qq (%edi),%ymm1; vmovdqu64 %ymm1,32(%edi); int3: W is not a general register's width here. */
+static const uint8_t convert[] = {0x62, 0xf1, 0xfd, 0x28, 0x7b, 0x0f, 0x62, 0xf1, 0xfe, 0x28, 0x7f, 0x4f, 1, 0xcc};
+
+static void w_means_the_same_in_32_bit_code(void **state)
+{
+	struct env *e = wide_env();
+	struct engine_sregs s;
+
+	if (missing())
+		skip();
+	for (unsigned int i = 0; i < 3; i++) {
+		put(e, LOAD, convert, convert + sizeof(convert));
+		start(e, AVX512, ways[i]);
+		engine_get_sregs(e->cpu[0], &s);
+		s.seg[1].selector = SEL_KCODE32;
+		s.seg[1].l = 0;
+		s.seg[1].db = 1;
+		assert_int_equal(engine_set_sregs(e->cpu[0], &s), 0);
+		for (unsigned int k = 0; k < 4; k++)
+			((double *)(e->ram + DATA))[k] = 3.0 * (1ull << 40) + k;
+		memset(e->ram + DATA + 32, 0, 32);
+		assert_int_equal(run(e), 256);
+		for (unsigned int k = 0; k < 4; k++)
+			assert_int_equal(((uint64_t *)(e->ram + DATA + 32))[k], (3ull << 40) + k);
+	}
+	env_destroy(e);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -363,6 +420,8 @@ int main(void)
 		cmocka_unit_test(a_store_of_nothing_is_none),
 		cmocka_unit_test(devices_see_the_elements),
 		cmocka_unit_test(a_scatter_stops_at_its_fault),
+		cmocka_unit_test(a_gather_stops_at_its_fault),
+		cmocka_unit_test(w_means_the_same_in_32_bit_code),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

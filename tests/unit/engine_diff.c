@@ -224,6 +224,7 @@ struct seq {
 	unsigned int n;
 	uint32_t undef;	    /* flags with undefined values at the end */
 	bool restored;	    /* from AREA */
+	bool compact;	    /* it is by XSAVEC, of some components */
 };
 
 static ZydisDecoder dec, dec64, dec32;
@@ -494,10 +495,12 @@ static void state_op(struct seq *s, const char *op, uint32_t mask)
 static void add_state(struct seq *s)
 {
 	static const char *const save[] = {"\x0f\xae\x27", "\x0f\xae\x37", "\x0f\xc7\x27"};
-	unsigned int n = below(4);
+	unsigned int n = below(4), how = s->compact ? 2 : s->restored ? 2 * below(2) : below(3);
 
-	if (below(6))
-		state_op(s, save[s->restored ? 2 * below(2) : below(3)], (uint32_t)(below(3) ? ~0u : rnd()));
+	if (below(6)) {
+		state_op(s, save[how], (uint32_t)(below(3) ? ~0u : rnd()));
+		s->compact = how == 2;
+	}
 	for (unsigned int i = 0; i < n; i++)
 		add_random(s);
 	if (below(3))
