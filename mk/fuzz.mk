@@ -11,11 +11,12 @@ FUZZ_BINS    := $(patsubst tests/fuzz/%.c,$(FUZZ_O)/bin/%,$(wildcard tests/fuzz/
 fuzz_objs     = $(patsubst %,$(FUZZ_O)/%.o,$(basename $1))
 FUZZ_SRCS    := $(filter-out src/app/main.c src/softkvm/preload.c,$(wildcard src/*/*.[cS]))
 
-# The engine's own C must leave SIMD registers alone (mk/engine.mk), so its
-# coverage is counted inline, without calls into the fuzzer.
+# The engine's own C, and what it calls with the guest's state in place, must leave SIMD registers
+# alone (mk/engine.mk), so its coverage is counted inline, without calls into the fuzzer.
 $(FUZZ_O)/%.o: FUZZ_COV := -fsanitize=fuzzer-no-link
-$(FUZZ_O)/src/engine/%.o: FUZZ_COV := -fsanitize-coverage=inline-8bit-counters,pc-table \
-                          -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
+$(FUZZ_O)/src/engine/%.o $(addprefix $(FUZZ_O)/,$(RING_OBJS)): \
+    FUZZ_COV := -fsanitize-coverage=inline-8bit-counters,pc-table \
+                -mgeneral-regs-only -fno-builtin-memset -fno-builtin-memcpy
 $(FUZZ_O)/%.o: %.c mk/fuzz.mk
 	@mkdir -p $(@D)
 	$(call say,CC,$@)

@@ -45,7 +45,7 @@ struct engine_access {
 
 /*
  * Called on the vCPU's own thread, inside engine_run(), with the opaque pointer
- * given to engine_vcpu_create(). They may use SIMD and any library; they must
+ * given to engine_vcpu_create(). All but `ring` may use SIMD and any library; they must
  * not call engine_run() or change the vCPU's registers, except hypercall.
  */
 struct engine_ops {
@@ -54,6 +54,13 @@ struct engine_ops {
 	 * engine_exit.access and calls engine_run() again. */
 	int (*mmio)(void *cpu, struct engine_access *a);
 	int (*io)(void *cpu, struct engine_access *a);
+	/*
+	 * NULL, or the first try of a write that mmio or io would get (io: which): true if it is
+	 * done. For what is called often and only passes a word on: the guest's SIMD state stays in the
+	 * processor and the vCPU in the guest, where others wait for it. So it and all that it calls use
+	 * general registers only (mk/engine.mk), take no lock and wait for nothing.
+	 */
+	bool (*ring)(void *cpu, bool io, const struct engine_access *a);
 	/* RDMSR and WRMSR at CPL 0, every one. 0: done; 1: #GP(0); 2: leave with ENGINE_EXIT_MSR.
 	 * Those that the engine holds are at engine_guest_rdmsr() and engine_guest_wrmsr(). */
 	int (*rdmsr)(void *cpu, uint32_t index, uint64_t *value);

@@ -7,6 +7,20 @@
  */
 #include "engine/engine_priv.h"
 
+static int outside(struct engine_vcpu *v, uint8_t space, struct engine_access *a)
+{
+	int r;
+
+	if (a->write && v->ops->ring && v->ops->ring(v->cpu, space, a))
+		return 0;
+	fpu_put(v);
+	guest_leave(v);
+	r = space ? v->ops->io(v->cpu, a) : v->ops->mmio(v->cpu, a);
+	guest_enter(v);
+	v->epoch++;
+	return r;
+}
+
 int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned int len, bool write,
 		  uint64_t *data)
 {
@@ -24,11 +38,7 @@ int replay_access(struct engine_vcpu *v, uint8_t space, uint64_t addr, unsigned 
 	}
 	if (v->replay_n >= REPLAY_MAX)
 		return raise_gp(v, 0); /* no instruction makes so many */
-	fpu_put(v);
-	guest_leave(v);
-	r = space ? v->ops->io(v->cpu, &a) : v->ops->mmio(v->cpu, &a);
-	guest_enter(v);
-	v->epoch++;
+	r = outside(v, space, &a);
 	p = &v->replay[v->replay_n++];
 	*p = (struct replay){.addr = addr, .len = (uint8_t)len, .space = space, .write = write};
 	if (r) {

@@ -115,6 +115,25 @@ bool iobus_write(struct iobus *b, uint64_t addr, unsigned len, uint64_t value, v
 	return taken;
 }
 
+bool iobus_ring(struct iobus *b, uint64_t addr, unsigned len, uint64_t value)
+{
+	unsigned g = grace_enter(b->grace);
+	struct iobus_table *t = atomic_load(&b->table);
+	bool taken = false;
+
+	for (unsigned i = first_of(t, addr); i < t->nr && !taken && t->dev[i]->addr <= addr; i++) {
+		struct iobus_device *d = t->dev[i];
+
+		if (!covers(d, addr, len))
+			continue;
+		if (!d->ops->ring)
+			break;
+		taken = d->ops->ring(d, addr, len, value);
+	}
+	grace_leave(b->grace, g);
+	return taken;
+}
+
 bool iobus_read(struct iobus *b, uint64_t addr, unsigned len, uint64_t *value, void *cpu)
 {
 	unsigned g = grace_enter(b->grace);

@@ -18,6 +18,8 @@ struct iobus_device {
 struct iobus_ops {
 	/* True if the access was taken. Any vCPU's thread, no lock held. */
 	bool (*write)(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t value, void *cpu);
+	/* NULL, or the same in the place of engine_ops.ring, with what holds there. */
+	bool (*ring)(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t value);
 	/* NULL: never takes a read. */
 	bool (*read)(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t *value, void *cpu);
 	bool counted; /* against IOBUS_MAX */
@@ -47,6 +49,8 @@ void iobus_remove(struct iobus *b, struct iobus_device *d);
 
 /* True if a device took the access. */
 bool iobus_write(struct iobus *b, uint64_t addr, unsigned len, uint64_t value, void *cpu);
+/* The same by the devices' `ring`: false also if one without it would come first. */
+bool iobus_ring(struct iobus *b, uint64_t addr, unsigned len, uint64_t value);
 bool iobus_read(struct iobus *b, uint64_t addr, unsigned len, uint64_t *value, void *cpu);
 
 #endif

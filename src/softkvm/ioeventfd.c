@@ -3,6 +3,7 @@
 #include "softkvm/eventfd.h"
 #include "softkvm/vm.h"
 #include <stdlib.h>
+#include <sys/syscall.h>
 
 #define VALID_FLAGS ((1u << kvm_ioeventfd_flag_nr_max) - 1)
 
@@ -18,20 +19,48 @@ struct soft_ioeventfd {
 	struct soft_ioeventfd *next; /* vm->bus_lock */
 };
 
+static bool takes(const struct soft_ioeventfd *p, uint64_t addr, unsigned len, uint64_t value)
+{
+	if (addr != p->dev.addr || (p->dev.len && p->dev.len != len))
+		return false;
+	return !p->match || value == p->datamatch;
+}
+
 static bool ioeventfd_write(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t value,
 			    void *cpu)
 {
 	struct soft_ioeventfd *p = container_of(d, struct soft_ioeventfd, dev);
 
-	if (addr != d->addr || (d->len && d->len != len))
-		return false;
-	if (p->match && value != p->datamatch)
+	if (!takes(p, addr, len, value))
 		return false;
 	eventfd_signal(&p->event);
 	return true;
 }
 
-static const struct iobus_ops ioeventfd_ops = { .write = ioeventfd_write };
+/* The C library's write() is a cancellation point, and others may stand before it. */
+static long write_word(int fd, const uint64_t *word)
+{
+	long r;
+
+	__asm__ volatile("syscall"
+			 : "=a"(r)
+			 : "a"(SYS_write), "D"((long)fd), "S"(word), "d"(sizeof(*word))
+			 : "rcx", "r11", "memory");
+	return r;
+}
+
+static bool ioeventfd_ring(struct iobus_device *d, uint64_t addr, unsigned len, uint64_t value)
+{
+	struct soft_ioeventfd *p = container_of(d, struct soft_ioeventfd, dev);
+	const uint64_t one = 1;
+
+	/* A full one has its signal already; one that would block after all is left to the long way. */
+	return takes(p, addr, len, value) && write_word(p->event.fd, &one) != -EINTR;
+}
+
+static const struct iobus_ops ioeventfd_ops = { .write = ioeventfd_write, .ring = ioeventfd_ring };
+/* A write to a blocking eventfd may wait, which `ring` may not. */
+static const struct iobus_ops blocking_ops = { .write = ioeventfd_write };
 
 /* Could both take the same write? */
 static bool collides(const struct soft_ioeventfd *a, const struct soft_ioeventfd *b)
@@ -127,7 +156,9 @@ int ioeventfd_set(struct soft_vm *vm, const struct kvm_ioeventfd *a)
 	r = eventfd_hold(&p->event, a->fd);
 	if (r)
 		goto free_it;
-	p->dev = (struct iobus_device){ .addr = a->addr, .len = a->len, .ops = &ioeventfd_ops };
+	p->dev = (struct iobus_device){
+		.addr = a->addr, .len = a->len, .ops = p->event.blocking ? &blocking_ops : &ioeventfd_ops,
+	};
 	p->space = space_of(a);
 	p->match = a->flags & KVM_IOEVENTFD_FLAG_DATAMATCH;
 	p->datamatch = a->datamatch;

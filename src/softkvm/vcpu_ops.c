@@ -63,6 +63,22 @@ static int op_io(void *cpu, struct engine_access *a)
 	return !taken;
 }
 
+static bool op_ring(void *cpu, bool io, const struct engine_access *a)
+{
+	struct soft_vcpu *v = cpu;
+	uint32_t offset;
+
+	if (!io && apic_page(v, a->addr, &offset))
+		return false;
+	if (!iobus_ring(io ? &v->vm->pio : &v->vm->mmio, a->addr, a->len, a->data))
+		return false;
+	if (io)
+		vcpu_stat(v, io_kernel);
+	else
+		vcpu_stat(v, mmio_kernel);
+	return true;
+}
+
 /* What the guest gets that may not, or cannot: #GP, or user space's answer if it wants to give one. */
 static int msr_refused(struct soft_vcpu *v, uint32_t reason)
 {
@@ -145,7 +161,7 @@ GENERAL_REGS_ONLY static void op_dirtied(void *cpu, uint32_t id, uint64_t page)
 }
 
 const struct engine_ops vcpu_engine_ops = {
-	.mmio = op_mmio, .io = op_io, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
+	.mmio = op_mmio, .io = op_io, .ring = op_ring, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
 	.intr_take = op_intr_take, .cr8_read = op_cr8_read, .cr8_write = op_cr8_write,
 	.hypercall = op_hypercall, .dirtied = op_dirtied, .handles_fault = usercopy_owns,
 };
