@@ -327,7 +327,6 @@ static int set_guest_debug(void *obj, uintptr_t arg)
 	V;
 	const struct kvm_guest_debug *d = (void *)arg;
 	bool stepped = v->guest_debug & KVM_GUESTDBG_SINGLESTEP;
-	struct kvm_regs regs;
 	uint64_t db[4];
 	uint32_t flags = 0;
 	int r = 0;
@@ -336,10 +335,9 @@ static int set_guest_debug(void *obj, uintptr_t arg)
 		r = state_queue_exception(v, d->control & KVM_GUESTDBG_INJECT_DB ? 1 : 3);
 	if (r)
 		return r;
-	state_get_regs(v, &regs);
 	v->guest_debug = d->control & KVM_GUESTDBG_ENABLE ? d->control : 0;
 	if (stepped)
-		state_set_regs(v, &regs);
+		state_end_stepping(v);
 	if (d->control & KVM_GUESTDBG_ENABLE) {
 		flags |= d->control & KVM_GUESTDBG_SINGLESTEP ? ENGINE_DEBUG_STEP : 0;
 		flags |= d->control & KVM_GUESTDBG_USE_SW_BP ? ENGINE_DEBUG_BP : 0;

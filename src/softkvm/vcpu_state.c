@@ -35,7 +35,24 @@ void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r)
 			 r->r8, r->r9, r->r10, r->r11, r->r12, r->r13, r->r14, r->r15 },
 		.rip = r->rip, .rflags = r->rflags | RFLAGS_FIXED,
 	};
+	struct engine_events ev;
 
+	engine_set_regs(v->cpu, &e);
+	if (!v->exception.pending)
+		return;
+	/* As in KVM: it belonged to the instruction that is not the next any more. */
+	engine_get_events(v->cpu, &ev);
+	ev.exception.injected = false;
+	v->exception.pending = false;
+	(void)!engine_set_events(v->cpu, &ev); /* less than was there */
+}
+
+void state_end_stepping(struct soft_vcpu *v)
+{
+	struct engine_regs e;
+
+	engine_get_regs(v->cpu, &e);
+	e.rflags &= ~(uint64_t)RFLAGS_TF;
 	engine_set_regs(v->cpu, &e);
 }
 

@@ -9,6 +9,8 @@
 
 void state_get_regs(struct soft_vcpu *v, struct kvm_regs *r);
 void state_set_regs(struct soft_vcpu *v, const struct kvm_regs *r);
+/* User space steps no more: the trap flag was its own. */
+void state_end_stepping(struct soft_vcpu *v);
 void state_get_sregs(struct soft_vcpu *v, struct kvm_sregs *s);
 int state_set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s) __must_check;
 void state_get_sregs2(struct soft_vcpu *v, struct kvm_sregs2 *s);

@@ -54,6 +54,8 @@ const struct diff_case diff_cases[] = {
 	CASE("who is the BSP at the reset vector", CHIPS, VCPU_1, { &op_sregs, { 0, 0, 0x18, 0xd00 } }),
 	CASE("a trap flag that user space's steps take", VCPU, { &op_regs, { 0, 0, 0x11, 0x100 } },
 	     { &op_guest_debug, { 0, 0, 3 } }),
+	CASE("new registers drop an exception that is pending", VCPU, MEMORY, { &op_enable_cap, { 0, 0xa4, 1 } },
+	     { &op_events, { 0, 0, 8, 1 } }, { &op_guest, { 0 } }),
 	CASE("DR7 as it was set", VCPU, { &op_debugregs, { 0, 0, 5 } }, { &op_debugregs, { 0 } }),
 	/* MSRs */
 	CASE("the P5's machine check", VCPU, { &op_msr, { 0, 0, 0, 0, 0, 1 } }),

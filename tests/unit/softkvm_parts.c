@@ -510,6 +510,25 @@ static void test_guest_debug_takes_tf(void **state)
 	guest_destroy(&g);
 }
 
+/* An exception that is pending belongs to the registers that are there. */
+static void test_new_registers_drop_pending(void **state)
+{
+	struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB };
+	struct kvm_vcpu_events e;
+	struct kvm_regs r;
+	struct guest g;
+
+	guest_create(&g, false, (const uint8_t[]){ 0x90 }, 1);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_GUEST_DEBUG, (uintptr_t)&d), 0);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_GET_VCPU_EVENTS, (uintptr_t)&e), 0);
+	assert_true(e.exception.injected);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_GET_REGS, (uintptr_t)&r), 0);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_REGS, (uintptr_t)&r), 0);
+	assert_int_equal(call(g.ctx, g.cpu, KVM_GET_VCPU_EVENTS, (uintptr_t)&e), 0);
+	assert_false(e.exception.injected);
+	guest_destroy(&g);
+}
+
 /* The memory behind a slot is gone: the caller's mistake may end the run, but not the process. */
 static void test_slot_without_memory(void **state)
 {
@@ -681,7 +700,8 @@ int main(void)
 		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_guest_debug),
-		cmocka_unit_test(test_guest_debug_takes_tf), cmocka_unit_test(test_slot_without_memory),
+		cmocka_unit_test(test_guest_debug_takes_tf),
+		cmocka_unit_test(test_new_registers_drop_pending), cmocka_unit_test(test_slot_without_memory),
 		cmocka_unit_test(test_set_lapic_keeps_posted), cmocka_unit_test(test_pvclock_scale),
 		cmocka_unit_test(test_halt_poll), cmocka_unit_test(test_cpuid_no_barriers),
 		cmocka_unit_test(test_steal),
