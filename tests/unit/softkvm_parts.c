@@ -630,15 +630,28 @@ static void test_cpuid_no_barriers(void **state)
 	assert_int_equal(cpuid_supported(e, (unsigned)n - 1), -E2BIG);
 }
 
+/* 0 on a kernel that does not tell. */
 static uint64_t run_delay(void)
 {
 	unsigned long long ran, waited;
 	FILE *f = fopen("/proc/thread-self/schedstat", "r");
 
-	assert_non_null(f);
-	assert_int_equal(fscanf(f, "%llu %llu", &ran, &waited), 2);
+	if (!f)
+		return 0;
+	if (fscanf(f, "%llu %llu", &ran, &waited) != 2)
+		waited = 0;
 	fclose(f);
 	return waited;
+}
+
+/* Let others have the CPU until they had it for 200 us. False: nobody counts that. */
+static bool be_stolen_from(void)
+{
+	uint64_t since = run_delay(), until = clock_ns() + 20 * NSEC_PER_SEC;
+
+	while (run_delay() - since < 200000 && clock_ns() < until)
+		sched_yield();
+	return run_delay() - since >= 200000;
 }
 
 static void *work_and_yield(void *arg)
@@ -662,6 +675,7 @@ static void test_steal(void **state)
 		struct kvm_msr_entry e;
 	} m = { { 1, 0 }, { .index = MSR_KVM_STEAL_TIME, .data = 0x4000 | KVM_MSR_ENABLED } };
 	_Atomic bool stop = false;
+	bool counted = true;
 	cpu_set_t old, one;
 	pthread_t thread;
 	struct guest g;
@@ -673,14 +687,13 @@ static void test_steal(void **state)
 	guest_create(&g, false, code, sizeof(code));
 	assert_int_equal(call(g.ctx, g.cpu, KVM_SET_MSRS, (uintptr_t)&m), 1);
 	assert_int_equal(pthread_create(&thread, NULL, work_and_yield, (void *)&stop), 0); /* on the same CPU */
-	for (unsigned i = 0; i < 50; i++) {
+	for (unsigned i = 0; i < 50 && counted; i++) {
 		uint64_t told, since;
 
 		assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
 		told = load_le64(g.mem + 0x4000);
 		since = run_delay();
-		while (run_delay() - since < 200000)
-			sched_yield();
+		counted = be_stolen_from();
 		since = run_delay() - since;
 		assert_int_equal(call(g.ctx, g.cpu, KVM_RUN, 0), 0);
 		assert_true(load_le64(g.mem + 0x4000) - told >= since);
@@ -689,6 +702,8 @@ static void test_steal(void **state)
 	pthread_join(thread, NULL);
 	guest_destroy(&g);
 	assert_int_equal(sched_setaffinity(0, sizeof(old), &old), 0);
+	if (!counted)
+		skip();
 }
 
 int main(void)
