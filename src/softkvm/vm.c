@@ -272,9 +272,7 @@ static int enable_x2apic_api(struct soft_vm *vm, uint64_t flags)
 		lapic_set_x2apic_api(vm->lapics[i], vm->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS,
 				     vm->x2apic_flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
 	mutex_unlock(&vm->lock);
-	/* Without a vCPU there is no map yet, and a message finds nobody (-1, not 0). */
-	if (vm_irqchip(vm) != IRQCHIP_NONE && atomic_load(&vm->nr_vcpus))
-		vm_rebuild_map(vm);
+	/* As in KVM, the map of destinations stays as it is until one of them changes. */
 	return 0;
 }
 

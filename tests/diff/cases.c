@@ -44,6 +44,8 @@ const struct diff_case diff_cases[] = {
 	     { &op_msi, { 0 } }),
 	CASE("a local APIC that owes the RTC's pin an EOI", CHIPS, VCPU, { &op_lapic_set, { 0, 0, 0x200, 1 } },
 	     { &op_line, { 0, 8, 1 } }),
+	CASE("two CPUs of one APIC ID, then KVM_CAP_X2APIC_API", CHIPS, VCPU, MEMORY, VCPU_1,
+	     { &op_guest, { 0x10, 0x126 } }, { &op_enable_cap, { 0, KVM_CAP_X2APIC_API, 1 } }, { &op_msi, { 0 } }),
 	CASE("AP_RESET_HOLD", CHIPS, VCPU, { &op_mp_state, { 0, 0, 9 } }),
 	/* special registers */
 	CASE("a bit of CR4 that there is not", VCPU, { &op_sregs, { 0, 0, 8, 0x40000000 } }),
