@@ -99,7 +99,7 @@ enum {
 enum tlb_mode { TM_SUP, TM_SUP_AC, TM_USER, TM_COUNT };
 enum { TLB_R, TLB_W };
 
-#define TLB_WAY_BITS 8
+#define TLB_WAY_BITS 9
 #define TLB_WAY	   (1u << TLB_WAY_BITS) /* entries of a class */
 #define TLB_CLASSES 4u /* by base register: arrays walked together do not evict each other */
 #define TLB_CLASS_SI 2u
@@ -343,6 +343,7 @@ struct engine_vcpu {
 	uint64_t tlb_private[TLB_ALL / 64]; /* entries of pages that are not global */
 	struct tlb_saved *saved;  /* those of other address spaces, by PCID; NULL: none yet */
 	uint32_t saved_clock;
+	uint32_t write_modes;	  /* bit m: there may be write tags in tlb[m] */
 	uint32_t write_epoch;	  /* changes when write tags are dropped: saved ones are too */
 	struct itlb_entry itlb[TM_COUNT][ITLB_SIZE];
 

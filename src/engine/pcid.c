@@ -81,6 +81,8 @@ static void bring_back(struct engine_vcpu *v, const struct tlb_saved *s)
 
 		if ((n / TLB_SIZE) % 2 == TLB_W && !writes)
 			continue;
+		if ((n / TLB_SIZE) % 2 == TLB_W)
+			v->write_modes |= 1u << n / TLB_SIZE / 2;
 		*tlb_at(v, n) = s->data[i];
 		v->tlb_private[n / 64] |= 1ull << (n % 64);
 	}

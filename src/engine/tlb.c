@@ -82,6 +82,7 @@ void tlb_flush_present(struct engine_vcpu *v)
 			v->itlb_key[m][i] = ~0ull;
 		}
 	}
+	v->write_modes = 0;
 	for (unsigned int i = 0; i < TLB_ALL / 64; i++)
 		v->tlb_private[i] = 0;
 }
@@ -147,10 +148,12 @@ void tlb_drop_write(struct engine_vcpu *v)
 {
 	recent_forget(v);
 	v->write_epoch++;
+	v->write_modes = 0;
 	for (unsigned int m = 0; m < TM_COUNT; m++)
 		table_clear(v->tlb[m][TLB_W]);
 }
 
+/* Whatever address it was found at: all is looked at where there is something. */
 void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 {
 	struct slot *s = slot_find(v, gpa);
@@ -161,13 +164,16 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 		return;
 	uint64_t host = (uint64_t)(s->host + ((gpa & PAGE_MASK_) - s->gpa));
 
-	for (unsigned int m = 0; m < TM_COUNT; m++)
+	for (unsigned int m = 0; m < TM_COUNT; m++) {
+		if (!(v->write_modes >> m & 1))
+			continue;
 		for (unsigned int i = 0; i < TLB_SIZE; i++) {
 			struct tlb_entry *t = &v->tlb[m][TLB_W][i];
 
 			if (t->tag != TLB_NOTAG && (t->tag << 12) + t->addend == host)
 				t->tag = TLB_NOTAG;
 		}
+	}
 }
 
 static void large_note(struct engine_vcpu *v, uint64_t lin, uint64_t size)
@@ -187,6 +193,8 @@ static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin,
 	unsigned int i = tlb_index(lin, cls);
 
 	private_set(v, ((unsigned int)m * 2 + (unsigned int)w) * TLB_SIZE + i, wk->global);
+	if (w == TLB_W)
+		v->write_modes |= 1u << m;
 	v->tlb[m][w][i].tag = (uint64_t)((int64_t)lin >> 12);
 	v->tlb[m][w][i].addend = (uint64_t)host - (lin & PAGE_MASK_);
 	if (wk->page_size > 4096)
