@@ -13,10 +13,24 @@ static unsigned hash_of(ino_t ino)
 	return (unsigned)(ino ^ (ino >> 6)) % ARRAY_SIZE(((struct fd_table *)0)->hash);
 }
 
+/* Writers first: under the preload library every close() of the program is a reader. */
+int fd_lock_init(pthread_rwlock_t *lock)
+{
+	pthread_rwlockattr_t attr;
+	int r = -pthread_rwlockattr_init(&attr);
+
+	if (r)
+		return r;
+	(void)pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	r = -pthread_rwlock_init(lock, &attr);
+	(void)pthread_rwlockattr_destroy(&attr);
+	return r;
+}
+
 int fd_table_init(struct fd_table *t)
 {
 	*t = (struct fd_table){ 0 };
-	return -pthread_rwlock_init(&t->lock, NULL);
+	return fd_lock_init(&t->lock);
 }
 
 int file_init(struct soft_file *f, struct softkvm *ctx, const struct soft_file_ops *ops,

@@ -49,6 +49,8 @@ struct fd_table {
 };
 
 int fd_table_init(struct fd_table *t) __must_check;
+/* Its lock alone, new. Nobody takes it for reading twice. */
+int fd_lock_init(pthread_rwlock_t *lock) __must_check;
 /* Every file is released, whoever still holds its fd. */
 void fd_table_destroy(struct fd_table *t);
 

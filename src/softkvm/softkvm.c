@@ -95,7 +95,7 @@ void softkvm_fork_end(void *p, bool child)
 	if (child) {
 		/* The thread is another one to the C library, which would not take it for the writer. */
 		mutex_init(&ctx->irqfd_lock);
-		(void)pthread_rwlock_init(&ctx->fds.lock, NULL);
+		(void)!fd_lock_init(&ctx->fds.lock);
 		return;
 	}
 	(void)pthread_rwlock_unlock(&ctx->fds.lock);

@@ -367,6 +367,31 @@ static void test_fork_in_the_middle(void **state)
 	assert_int_equal(status, 0);
 }
 
+static void *close_others(void *arg)
+{
+	while (!atomic_load((_Atomic bool *)arg))
+		close(open("/dev/null", O_RDONLY | O_CLOEXEC));
+	return NULL;
+}
+
+/* Threads that close and close, whatever it is, do not keep a VM from being made. */
+static void test_busy_closers(void **state)
+{
+	_Atomic bool stop = false;
+	pthread_t thread[16];
+	struct guest g;
+
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, close_others, (void *)&stop), 0);
+	for (unsigned i = 0; i < 5; i++) {
+		guest_create(&g, out_and_halt, sizeof(out_and_halt));
+		guest_destroy(&g);
+	}
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < 16; i++)
+		pthread_join(thread[i], NULL);
+}
+
 /* A number that became another file is that, for the requests that look no further, too. */
 static void test_closed_by_the_way(void **state)
 {
@@ -569,7 +594,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_look), cmocka_unit_test(test_others),
 		cmocka_unit_test(test_fds), cmocka_unit_test(test_dirty_ring),
-		cmocka_unit_test(test_fork_in_the_middle), cmocka_unit_test(test_closed_by_the_way), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
+		cmocka_unit_test(test_fork_in_the_middle), cmocka_unit_test(test_closed_by_the_way),
+		cmocka_unit_test(test_busy_closers), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_faults),
 	};
 
