@@ -267,6 +267,19 @@ int env_run(struct env *e, unsigned int cpu, struct engine_exit *x)
 	return 256;
 }
 
+int env_run_through(struct env *e, unsigned int cpu)
+{
+	struct engine_exit x;
+	int v;
+
+	do
+		v = env_run(e, cpu, &x);
+	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
+	return v;
+}
+
+const uint32_t env_ways[ENV_WAYS] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
+
 void env_frame(struct env *e, unsigned int cpu, int vector, struct env_frame *f)
 {
 	struct engine_regs r;

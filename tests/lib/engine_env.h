@@ -74,6 +74,11 @@ void env_start(struct env *e, unsigned int cpu, unsigned int cpl, uint64_t rip, 
 /* Run until an exit that is not an access handled by ops; returns the vector if the guest reached
  * an exception handler's INT3, 256 for another INT3, -reason - 1 for another exit. */
 int env_run(struct env *e, unsigned int cpu, struct engine_exit *x);
+/* The same, but goes on behind exits for debugging. */
+int env_run_through(struct env *e, unsigned int cpu);
+/* The ways of execution, for engine_set_debug(), which must agree: as ever, ONE, SLOW. */
+#define ENV_WAYS 3
+extern const uint32_t env_ways[ENV_WAYS];
 /* The frame that the last exception pushed (64-bit). */
 struct env_frame {
 	uint64_t error, rip, cs, rflags, rsp, ss;

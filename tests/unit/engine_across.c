@@ -8,9 +8,6 @@
 
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 #define FIRST  VA	   /* linear; the page behind it is SECOND */
 #define SECOND (VA + 4096)
 #define PA1    PA
@@ -30,17 +27,6 @@ static struct env *start(uint32_t way, unsigned int n_cpu)
 	env_start(e, 0, 0, LOAD, ENV_KSTACK - 256);
 	engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | way);
 	return e;
-}
-
-static int run_cpu(struct env *e, unsigned int cpu)
-{
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, cpu, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	return v;
 }
 
 /* The program's first `before` bytes lie in the first page, the others in the second. */
@@ -70,9 +56,9 @@ static void any_byte_may_be_the_last_of_its_page(void **state)
 	struct engine_regs want = {0};
 	size_t n = (size_t)(sn_all_end - sn_all);
 
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int before = 1; before < n - 8; before++) {
-			struct env *e = start(ways[w], 1);
+			struct env *e = start(env_ways[w], 1);
 			struct engine_stats s;
 			struct engine_regs r;
 			uint64_t at = LAY(e, all, before);
@@ -80,7 +66,7 @@ static void any_byte_may_be_the_last_of_its_page(void **state)
 			/* RSI, RDI and RDX hold addresses or what is left of them */
 			set_rip(e, at);
 			set_flags(e, 0, 2);
-			assert_int_equal(run_cpu(e, 0), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			r = regs(e);
 			if (!want.gpr[0])
 				want = r;
@@ -89,7 +75,7 @@ static void any_byte_may_be_the_last_of_its_page(void **state)
 					assert_int_equal(r.gpr[g], want.gpr[g]);
 			assert_int_equal(r.rflags, want.rflags);
 			engine_get_stats(e->cpu[0], &s);
-			if (!ways[w]) /* translated, whatever it is */
+			if (!env_ways[w]) /* translated, whatever it is */
 				assert_true(s.bounced < 100);
 			env_destroy(e);
 		}
@@ -104,8 +90,8 @@ SNIPPET(remap, "mov $50,%ecx\n xor %ebp,%ebp\n xor %r8d,%r8d\n"
 
 static void the_second_page_may_be_mapped_elsewhere(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], 1);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], 1);
 		uint64_t at = LAY(e, imm, 3), pte = (uint64_t)((uint8_t *)env_pte(e, SECOND) - e->ram);
 		struct engine_stats s;
 
@@ -118,11 +104,11 @@ static void the_second_page_may_be_mapped_elsewhere(void **state)
 		set_gpr(e, 0, 2, PA3 | RX);
 		set_gpr(e, 0, 7, SECOND);
 		set_gpr(e, 0, 12, at);
-		assert_int_equal(run_cpu(e, 0), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[5], 50 * 0x11110001ull);
 		assert_int_equal(regs(e).gpr[8], 50 * 0x22220001ull);
 		engine_get_stats(e->cpu[0], &s);
-		if (!ways[w]) /* two blocks, each found again: not one made anew each time */
+		if (!env_ways[w]) /* two blocks, each found again: not one made anew each time */
 			assert_true(s.blocks < 40);
 		env_destroy(e);
 	}
@@ -134,9 +120,9 @@ SNIPPET(patch, "mov $100,%ecx\n xor %ebp,%ebp\n1: incb (%rdi)\n call *%r12\n mov
 
 static void stores_to_either_page_are_seen(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (int second = 0; second < 2; second++) {
-			struct env *e = start(ways[w], 1);
+			struct env *e = start(env_ways[w], 1);
 			uint64_t at = LAY(e, imm, 3), sum = 0;
 
 			PUT(e, LOAD, patch);
@@ -144,7 +130,7 @@ static void stores_to_either_page_are_seen(void **state)
 			set_gpr(e, 0, 12, at);
 			for (unsigned int i = 1; i <= 100; i++)
 				sum += (uint8_t)(1 + (second ? 0 : i)) + (uint8_t)(0x11 + (second ? i : 0));
-			assert_int_equal(run_cpu(e, 0), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[5], sum);
 			env_destroy(e);
 		}
@@ -153,8 +139,8 @@ static void stores_to_either_page_are_seen(void **state)
 /* what somebody outside writes counts when the page is mapped afresh, or when he says so */
 static void changes_from_outside_are_seen(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], 1);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], 1);
 		uint64_t at = LAY(e, imm, 3);
 
 		memcpy(e->ram + PA2 + 2, "\xcc", 1);
@@ -165,7 +151,7 @@ static void changes_from_outside_are_seen(void **state)
 			else
 				set_cr4(e, i & 2 ? 1u << 7 : 0, i & 2 ? 0 : 1u << 7); /* CR4.PGE: flushes */
 			set_rip(e, at);
-			assert_int_equal(run_cpu(e, 0), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[0], 0x11000001u | i << 16);
 		}
 		env_destroy(e);
@@ -182,10 +168,10 @@ static void faults_name_the_second_page(void **state)
 		{PTE_P_, 3, 0x15},
 	};
 
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int i = 0; i < sizeof(of) / sizeof(of[0]); i++)
 			for (int warm = 0; warm < 2; warm++) {
-				struct env *e = start(ways[w], 1);
+				struct env *e = start(env_ways[w], 1);
 				struct engine_sregs s;
 				struct env_frame f;
 				uint64_t at = LAY(e, imm, 3);
@@ -196,13 +182,13 @@ static void faults_name_the_second_page(void **state)
 				env_map(e, VA + 0x10000, PA + 0x8000, RX | PTE_U_);
 				env_start(e, 0, of[i].cpl, at, of[i].cpl ? VA + 0x11000 : ENV_KSTACK - 256);
 				if (warm) /* the block is there when the page is taken away */
-					assert_int_equal(run_cpu(e, 0), 256);
+					assert_int_equal(env_run_through(e, 0), 256);
 				env_map(e, SECOND, PA2, of[i].pte);
 				env_start(e, 0, of[i].cpl, at, of[i].cpl ? VA + 0x11000 : ENV_KSTACK - 256);
 				engine_get_sregs(e->cpu[0], &s);
 				s.efer |= 1u << 11; /* NXE */
 				assert_int_equal(engine_set_sregs(e->cpu[0], &s), 0);
-				assert_int_equal(run_cpu(e, 0), 14);
+				assert_int_equal(env_run_through(e, 0), 14);
 				env_frame(e, 0, 14, &f);
 				assert_int_equal(f.rip, at);
 				assert_int_equal(f.error, of[i].error);
@@ -218,9 +204,9 @@ SNIPPET(bad_call, "call *0x12345678(%rax)");
 
 static void bad_branches_fault_at_themselves(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int k = 0; k < 4; k++) {
-			struct env *e = start(ways[w], 1);
+			struct env *e = start(env_ways[w], 1);
 			uint64_t at = k < 2 ? LAY(e, bad_ret, 1 + k) : LAY(e, bad_call, k - 1), rsp;
 			struct env_frame f;
 
@@ -229,7 +215,7 @@ static void bad_branches_fault_at_themselves(void **state)
 			*(uint64_t *)(e->ram + rsp) = 1ull << 63;
 			*(uint64_t *)(e->ram + LOAD) = 1ull << 63;
 			set_gpr(e, 0, 0, LOAD - 0x12345678ull);
-			assert_int_equal(run_cpu(e, 0), 13);
+			assert_int_equal(env_run_through(e, 0), 13);
 			env_frame(e, 0, 13, &f);
 			assert_int_equal(f.rip, at);
 			assert_int_equal(f.rsp, rsp);
@@ -242,15 +228,15 @@ SNIPPET(whole, "mov $0x77770001,%eax\n call *%r12\n int3");
 
 static void what_is_known_is_no_more_than_is_there(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int before = 1; before < 5; before++) {
-			struct env *e = start(ways[w], 1);
+			struct env *e = start(env_ways[w], 1);
 
 			PUT(e, LOAD, whole);
 			set_gpr(e, 0, 12, LAY(e, imm, before));
 			/* its rest is what comes next in memory, but not what is mapped next */
 			memcpy(e->ram + PA1 + 4096 - before, sn_whole, 5);
-			assert_int_equal(run_cpu(e, 0), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[0], before == 4 ? 0x11770001u : 0x11110001u);
 			env_destroy(e);
 		}
@@ -259,8 +245,8 @@ static void what_is_known_is_no_more_than_is_there(void **state)
 /* no memory behind the second page: where it is said to be, and no block is made */
 static void the_second_page_may_be_nothing(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], 1);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], 1);
 		struct engine_exit x;
 		uint64_t at = LAY(e, imm, 3);
 
@@ -337,7 +323,7 @@ static void blocks_are_forgotten_on_both_sides(void **state)
 		set_gpr(e, 0, 2, 3);
 		set_gpr(e, 0, 5, 0);
 		set_gpr(e, 0, 3, VA + 4096 * (320 * k + 1) - 3);
-		assert_int_equal(run_cpu(e, 0), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[5], 900 * 0x11110001ull);
 	}
 	engine_get_stats(e->cpu[0], &s);

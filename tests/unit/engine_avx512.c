@@ -9,8 +9,6 @@
 #define DATA 0x600000u /* three pages, the third is not there */
 #define AVX512 0xe7ull
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-
 static bool missing(void)
 {
 	return (engine_xcr0_max() & 0xe0) != 0xe0;
@@ -31,17 +29,6 @@ static void start(struct env *e, uint64_t xcr0, uint32_t way)
 	assert_int_equal(engine_set_xcr0(e->cpu[0], xcr0), 0);
 	engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | way);
 	set_gpr(e, 0, 7, DATA);
-}
-
-static int run(struct env *e)
-{
-	struct engine_exit x;
-	int r;
-
-	do
-		r = env_run(e, 0, &x);
-	while (x.reason == ENGINE_EXIT_DEBUG && x.vector != 3);
-	return r;
 }
 
 /* ---- who may ---- */
@@ -71,7 +58,7 @@ static int use_it(struct env *e, const uint8_t *from, const uint8_t *to, uint64_
 {
 	put(e, LOAD, from, to);
 	start(e, xcr0, way);
-	return run(e);
+	return env_run_through(e, 0);
 }
 #define USE(e, name, xcr0, way) use_it(e, sn_##name, sn_##name##_end, xcr0, way)
 
@@ -85,25 +72,25 @@ static void it_must_be_there_and_on(void **state)
 	PUT(e, LOAD, xsetbv);
 	start(e, 7, 0);
 	set_gpr(e, 0, 0, AVX512);
-	assert_int_equal(run(e), 256);
+	assert_int_equal(env_run_through(e, 0), 256);
 	assert_int_equal(regs(e).gpr[0], AVX512);
 	start(e, 7, 0);
 	set_gpr(e, 0, 0, 0x67);
-	assert_int_equal(run(e), 13);
+	assert_int_equal(env_run_through(e, 0), 13);
 	for (unsigned int i = 0; i < 3; i++) {
-		assert_int_equal(USE(e, use, AVX512, ways[i]), 256);
-		assert_int_equal(USE(e, use, 7, ways[i]), 6);
-		assert_int_equal(USE(e, use_y, 7, ways[i]), 6);
-		assert_int_equal(USE(e, use_k, 7, ways[i]), 6);
-		assert_int_equal(USE(e, use_y, AVX512, ways[i]), 256);
-		assert_int_equal(USE(e, use_k, AVX512, ways[i]), 256);
+		assert_int_equal(USE(e, use, AVX512, env_ways[i]), 256);
+		assert_int_equal(USE(e, use, 7, env_ways[i]), 6);
+		assert_int_equal(USE(e, use_y, 7, env_ways[i]), 6);
+		assert_int_equal(USE(e, use_k, 7, env_ways[i]), 6);
+		assert_int_equal(USE(e, use_y, AVX512, env_ways[i]), 256);
+		assert_int_equal(USE(e, use_k, AVX512, env_ways[i]), 256);
 		/* TS */
 		PUT(e, LOAD, use);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		engine_get_sregs(e->cpu[0], &s);
 		s.cr0 |= 8;
 		assert_int_equal(engine_set_sregs(e->cpu[0], &s), 0);
-		assert_int_equal(run(e), 7);
+		assert_int_equal(env_run_through(e, 0), 7);
 	}
 	/* without AVX512BW, without AVX512VL, without any */
 	e->cpuid_hide7b = 1u << 30;
@@ -141,7 +128,7 @@ static void state_moves(void **state)
 	PUT(b, LOAD, look);
 	start(b, AVX512, 0);
 	assert_int_equal(engine_set_xsave(b->cpu[0], xs), 0);
-	assert_int_equal(run(b), 256);
+	assert_int_equal(env_run_through(b, 0), 256);
 	assert_int_equal(regs(b).gpr[0], want);
 	for (unsigned int i = 0; i < 16; i++)
 		assert_int_equal(((uint64_t *)(b->ram + DATA))[i], want);
@@ -217,43 +204,43 @@ static void what_is_masked_off_does_not_fault(void **state)
 		/* the last 16 bytes there are */
 		memset(e->ram + DATA, 0, 2 * 4096);
 		PUT(e, LOAD, store);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xfff5);
 		set_gpr(e, 0, 7, DATA + 8192 - 16);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(e->ram[DATA + 8192 - 16], 3);
 		assert_int_equal(e->ram[DATA + 8192 - 15], 0);
 		assert_int_equal(e->ram[DATA + 8192 - 1], 3);
 		PUT(e, LOAD, load);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xffff);
 		set_gpr(e, 0, 7, DATA + 8192 - 16);
 		set_gpr(e, 0, 6, DATA);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_memory_equal(e->ram + DATA, e->ram + DATA + 8192 - 16, 16);
 		assert_int_equal(e->ram[DATA + 16], 0);
 		/* one too many: at its own address, and nothing is written */
 		PUT(e, LOAD, store);
 		memset(e->ram + DATA, 0, 2 * 4096);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 1ull << 20 | 1);
 		set_gpr(e, 0, 7, DATA + 8192 - 16);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		engine_get_sregs(e->cpu[0], &s);
 		assert_int_equal(s.cr2, DATA + 8192 + 4);
 		assert_int_equal(e->ram[DATA + 8192 - 16], 0);
 		/* five elements, wherever their bits are */
 		PUT(e, LOAD, pack);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xf100);
 		set_gpr(e, 0, 7, DATA + 8192 - 20);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(e->ram[DATA + 8192 - 21], 0);
 		assert_int_equal(e->ram[DATA + 8192 - 20], 3);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xf101);
 		set_gpr(e, 0, 7, DATA + 8192 - 20);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 	}
 	env_destroy(e);
 }
@@ -268,21 +255,21 @@ static void a_store_of_nothing_is_none(void **state)
 	PUT(e, LOAD, store);
 	for (unsigned int i = 0; i < 3; i++) {
 		env_map(e, DATA, DATA, PTE_P_ | PTE_W_);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(*env_pte(e, DATA) & PTE_D_, 0);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 4);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(*env_pte(e, DATA) & PTE_D_, PTE_D_);
 		env_map(e, DATA, DATA, PTE_P_);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0);
-		assert_int_equal(run(e), 256);
-		start(e, AVX512, ways[i]);
+		assert_int_equal(env_run_through(e, 0), 256);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 4);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 	}
 	env_destroy(e);
 }
@@ -303,7 +290,7 @@ static void devices_see_the_elements(void **state)
 
 			e->mmio.n = 0;
 			e->mmio.exits = exits;
-			start(e, AVX512, ways[i]);
+			start(e, AVX512, env_ways[i]);
 			vectors(e, 1ull << 63 | 0x3ull << 17 | 1);
 			do
 				r = env_run(e, 0, &x);
@@ -332,10 +319,10 @@ static void a_scatter_stops_at_its_fault(void **state)
 	PUT(e, LOAD, scatter);
 	for (unsigned int i = 0; i < 3; i++) {
 		memset(e->ram + DATA, 0, 2 * 4096);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xfe);
 		set_gpr(e, 0, 7, DATA + 4096);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		engine_get_sregs(e->cpu[0], &s);
 		assert_int_equal(s.cr2, DATA + 8192);
 		assert_int_equal(opmask(e), 0xf0);
@@ -345,7 +332,7 @@ static void a_scatter_stops_at_its_fault(void **state)
 		env_map(e, DATA + 8192, DATA, PTE_P_ | PTE_W_);
 		set_rip(e, LOAD);
 		set_gpr(e, 0, 4, ENV_KSTACK);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(opmask(e), 0);
 		assert_int_equal(e->ram[DATA + 1024 * 3], 1);
 		*env_pte(e, DATA + 8192) = 0;
@@ -369,10 +356,10 @@ static void a_gather_stops_at_its_fault(void **state)
 
 		memset(e->ram + DATA, 0x77, 2 * 4096);
 		PUT(e, LOAD, gather);
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		vectors(e, 0xf);
 		set_gpr(e, 0, 7, DATA + 4096 + 2048);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		assert_int_equal(opmask(e), 0xc);
 		engine_get_xsave(e->cpu[0], xs);
 		assert_int_equal(*(uint64_t *)(xs + 160 + 16 * 9), 0x7777777777777777);
@@ -394,7 +381,7 @@ static void w_means_the_same_in_32_bit_code(void **state)
 		skip();
 	for (unsigned int i = 0; i < 3; i++) {
 		put(e, LOAD, convert, convert + sizeof(convert));
-		start(e, AVX512, ways[i]);
+		start(e, AVX512, env_ways[i]);
 		engine_get_sregs(e->cpu[0], &s);
 		s.seg[1].selector = SEL_KCODE32;
 		s.seg[1].l = 0;
@@ -403,7 +390,7 @@ static void w_means_the_same_in_32_bit_code(void **state)
 		for (unsigned int k = 0; k < 4; k++)
 			((double *)(e->ram + DATA))[k] = 3.0 * (1ull << 40) + k;
 		memset(e->ram + DATA + 32, 0, 32);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		for (unsigned int k = 0; k < 4; k++)
 			assert_int_equal(((uint64_t *)(e->ram + DATA + 32))[k], (3ull << 40) + k);
 	}

@@ -17,8 +17,6 @@
 #define HIDE_BMI1  (1u << 3) /* leaf 7 EBX */
 #define HIDE_LZCNT (1u << 5) /* leaf 80000001h ECX */
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-
 /* TZCNT of RBX to RAX, LZCNT of EBX to ECX, both of 0 to RDX and ESI; INT3. */
 static const uint8_t counts[] = {
 	0xf3, 0x48, 0x0f, 0xbc, 0xc3,
@@ -62,7 +60,7 @@ static void counts_are_scans_without_the_feature(void **state)
 	struct engine_regs r;
 
 	for (unsigned int w = 0; w < 3; w++) {
-		run_counts(HIDE_BMI1, HIDE_LZCNT, ways[w], &r);
+		run_counts(HIDE_BMI1, HIDE_LZCNT, env_ways[w], &r);
 		assert_int_equal(r.gpr[0], 10);
 		assert_int_equal(r.gpr[1], 20);
 		/* a scan of zero leaves the destination alone */
@@ -81,7 +79,7 @@ static void counts_count_with_the_feature(void **state)
 	if (!(b & bit_BMI) || !__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & bit_LZCNT))
 		skip();
 	for (unsigned int w = 0; w < 3; w++) {
-		run_counts(0, 0, ways[w], &r);
+		run_counts(0, 0, env_ways[w], &r);
 		assert_int_equal(r.gpr[0], 10);
 		assert_int_equal(r.gpr[1], 11);
 		assert_int_equal(r.gpr[2], 64);

@@ -125,14 +125,13 @@ SNIPPET(smc_next, "movb $0xc3, 1f(%rip)\nmov $3,%eax\n1: nop\nint3");
 
 static void code_sees_its_own_stores(void **state)
 {
-	static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 	struct env *e = env_create(1);
 	struct engine_exit x;
 
 	for (int w = 0; w < 3; w++) {
 		PUT(e, LOAD, smc);
 		env_start(e, 0, 0, LOAD, ENV_KSTACK);
-		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | ways[w]);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
 		do
 			assert_int_equal(engine_run(e->cpu[0], &x), 0);
 		while (x.reason == ENGINE_EXIT_DEBUG && x.vector != 3);

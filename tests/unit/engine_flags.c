@@ -6,9 +6,6 @@
  */
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 /* RCX < RDX, so CMP makes a carry; RBP rounds; a word of memory at RDI. */
 static struct env *start(uint32_t way)
 {
@@ -23,17 +20,6 @@ static struct env *start(uint32_t way)
 	set_gpr(e, 0, 5, 2);
 	set_gpr(e, 0, 3, 0);
 	return e;
-}
-
-static int run(struct env *e)
-{
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, 0, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	return v;
 }
 
 SNIPPET(by_jump, "cmp %edx,%ecx\n mov %rax,(%rdi)\n jmp 1f\n nop\n1: mov %rax,8(%rdi)\n setc %bl\n int3");
@@ -53,13 +39,13 @@ static void flags_reach_who_reads_them(void **state)
 		{sn_by_call, sn_by_call_end},
 	};
 
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
-			struct env *e = start(ways[w]);
+			struct env *e = start(env_ways[w]);
 
 			put(e, LOAD, of[i].from, of[i].to);
 			set_gpr(e, 0, 6, 0);
-			assert_int_equal(run(e), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[3], 1);
 			env_destroy(e);
 		}
@@ -70,12 +56,12 @@ SNIPPET(ends_page, "cmp %edx,%ecx\n mov %rax,(%rdi)\n setc %bl\n int3");
 /* What is in the next page nobody has looked at. */
 static void flags_reach_the_next_page(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD + 4096 - 5, ends_page);
 		set_rip(e, LOAD + 4096 - 5);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[3], 1);
 		env_destroy(e);
 	}
@@ -92,11 +78,11 @@ SNIPPET(written_ahead,
 
 static void code_ahead_is_rewritten(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, written_ahead);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[3], 1);
 		env_destroy(e);
 	}
@@ -113,13 +99,13 @@ static void code_ahead_is_another(void **state)
 	assert_int_equal(e->ram[LOAD + store], 0xc7);
 	assert_int_equal(e->ram[LOAD + ahead], 0x31);
 	memcpy(e->ram + LOAD + store, "\x31\xc0\xcc", 3); /* xor eax, eax; int3 */
-	assert_int_equal(run(e), 256);
+	assert_int_equal(env_run_through(e, 0), 256);
 	assert_int_equal(regs(e).rip, LOAD + store + 2);
 	memcpy(e->ram + LOAD + ahead, "\x0f\x92\xc3", 3);
 	engine_get_sregs(e->cpu[0], &s);
 	assert_int_equal(engine_set_sregs(e->cpu[0], &s), 0);
 	set_rip(e, LOAD);
-	assert_int_equal(run(e), 256);
+	assert_int_equal(env_run_through(e, 0), 256);
 	assert_int_equal(regs(e).gpr[3], 1);
 	env_destroy(e);
 }

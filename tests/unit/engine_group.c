@@ -8,10 +8,7 @@
 
 #include <pthread.h>
 
-/* ways of execution that must agree */
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 #define PAGE 0xffffffffff000ull /* a table's address in an entry that leads to it */
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
 
 static struct env *start(uint32_t way, uint64_t flags1, uint64_t flags2, uint64_t rdi)
 {
@@ -25,17 +22,6 @@ static struct env *start(uint32_t way, uint64_t flags1, uint64_t flags2, uint64_
 	return e;
 }
 
-static int run(struct env *e)
-{
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, 0, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	return v;
-}
-
 /* ---- what the page tables show ---- */
 
 SNIPPET(read_div_write, "xor %edx,%edx\n mov (%rdi),%rax\n div %rcx\n mov %rax,8(%rdi)\n int3");
@@ -43,13 +29,13 @@ SNIPPET(read_div_write, "xor %edx,%edx\n mov (%rdi),%rax\n div %rcx\n mov %rax,8
 /* The look-up for the read is one for the write behind it; it must not be what sets D. */
 static void dirty_is_set_by_the_write_only(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (uint64_t rcx = 0; rcx < 2; rcx++) {
-			struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 16);
+			struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 16);
 
 			PUT(e, LOAD, read_div_write);
 			set_gpr(e, 0, 1, rcx);
-			assert_int_equal(run(e), rcx ? 256 : 0);
+			assert_int_equal(env_run_through(e, 0), rcx ? 256 : 0);
 			assert_true(*env_pte(e, VA) & PTE_A_);
 			assert_int_equal(!!(*env_pte(e, VA) & PTE_D_), rcx);
 			env_destroy(e);
@@ -63,15 +49,15 @@ static void faults_in_the_middle_of_a_group(void **state)
 {
 	static const uint64_t second[] = {0, PTE_P_};
 
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int k = 0; k < 2; k++) {
-			struct env *e = start(ways[w], PTE_P_ | PTE_W_, second[k], VA + 4096);
+			struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, second[k], VA + 4096);
 			struct engine_sregs s;
 			struct env_frame f;
 
 			PUT(e, LOAD, three_stores);
 			set_gpr(e, 0, 0, 0x1122334455667788ull);
-			assert_int_equal(run(e), 14);
+			assert_int_equal(env_run_through(e, 0), 14);
 			env_frame(e, 0, 14, &f);
 			engine_get_sregs(e->cpu[0], &s);
 			assert_int_equal(f.rip, LOAD + 8);
@@ -87,14 +73,14 @@ SNIPPET(half_device, "mov %rax,-8(%rdi)\n mov (%rdi),%rbx\n mov -8(%rdi),%rcx\n 
 
 static void second_page_is_a_device(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 4096);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 4096);
 
 		*env_pte(e, VA + 4096) = 0xfee00000u | PTE_P_ | PTE_W_;
 		e->mmio.read_value = 0x77;
 		PUT(e, LOAD, half_device);
 		set_gpr(e, 0, 0, 0x1234567890ull);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[3], 0x77);
 		assert_int_equal(regs(e).gpr[1], 0x1234567890ull);
 		assert_int_equal(e->mmio.n, 2);
@@ -116,12 +102,12 @@ SNIPPET(rewrites_itself,
 
 static void a_run_rewrites_what_follows(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, 0);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, 0);
 
 		PUT(e, LOAD, rewrites_itself);
 		set_gpr(e, 0, 2, 0x22222222);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[6], 0x33333333);
 		assert_int_equal(regs(e).gpr[1], 3);
 		env_destroy(e);
@@ -135,8 +121,8 @@ SNIPPET(remap, "mov (%rdi),%rax\n mov 8(%rdi),%rbx\n mov %rcx,(%rsi)\n invlpg (%
 
 static void invlpg_between_two_runs(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA);
 		uint64_t pte = (uint64_t)((uint8_t *)env_pte(e, VA) - e->ram);
 
 		env_map(e, VA + 8192, pte & ~4095ull, PTE_P_ | PTE_W_);
@@ -147,7 +133,7 @@ static void invlpg_between_two_runs(void **state)
 		PUT(e, LOAD, remap);
 		set_gpr(e, 0, 6, VA + 8192 + (pte & 4095));
 		set_gpr(e, 0, 1, (PA + 4096) | PTE_P_ | PTE_W_);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[0], 10);
 		assert_int_equal(regs(e).gpr[3], 11);
 		assert_int_equal(regs(e).gpr[2], 20);
@@ -161,13 +147,13 @@ SNIPPET(user_window, "stac\n mov (%rdi),%rax\n mov 8(%rdi),%rbx\n clac\n mov 16(
 /* AC decides what a supervisor may touch: no group reaches over CLAC. */
 static void smap_window_ends_with_clac(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_ | PTE_U_, PTE_P_, VA);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_ | PTE_U_, PTE_P_, VA);
 		struct env_frame f;
 
 		PUT(e, LOAD, user_window);
 		set_cr4(e, 1u << 21, 0);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		env_frame(e, 0, 14, &f);
 		assert_int_equal(f.rip, LOAD + 3 + 3 + 4 + 3);
 		assert_int_equal(f.error, 1);
@@ -251,14 +237,14 @@ SNIPPET(fill, "1: mov %rax,(%rdi)\n add $8,%rdi\n dec %ecx\n jne 1b\n int3");
 /* Upwards out of a page that can be written into one that cannot: exactly there. */
 static void a_loop_faults_at_the_page(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 4);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 4);
 		struct env_frame f;
 
 		PUT(e, LOAD, fill);
 		set_gpr(e, 0, 0, 0x5555555555555555ull);
 		set_gpr(e, 0, 1, 4000);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		env_frame(e, 0, 14, &f);
 		assert_int_equal(f.rip, LOAD);
 		assert_int_equal(f.error, 3);

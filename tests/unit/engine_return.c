@@ -6,9 +6,6 @@
  */
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 #define STACK 0x50000000ull /* top */
 #define STACK_PAGES 24
 
@@ -26,13 +23,7 @@ static struct env *start(uint32_t way)
 
 static void run(struct env *e)
 {
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, 0, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	assert_int_equal(v, 256);
+	assert_int_equal(env_run_through(e, 0), 256);
 }
 
 /* f(n) = n + f(n - 1), 5000 deep: the return stack overflows many times */
@@ -41,8 +32,8 @@ SNIPPET(deep, "mov $5000,%edi\n xor %eax,%eax\n call 1f\n int3\n"
 
 static void deep_recursion(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, deep);
 		run(e);
@@ -58,8 +49,8 @@ SNIPPET(uneven, "xor %eax,%eax\n mov $3000,%ecx\n1: call 2f\n2: pop %rdx\n inc %
 
 static void calls_and_returns_without_each_other(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, uneven);
 		run(e);
@@ -80,8 +71,8 @@ SNIPPET(elsewhere, "xor %eax,%eax\n xor %ebx,%ebx\n mov $100,%ecx\n"
 
 static void returns_go_where_the_stack_says(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, elsewhere);
 		run(e);
@@ -98,8 +89,8 @@ SNIPPET(rewritten, "lea 2f(%rip),%rsi\n mov $0,%ecx\n1: call 3f\n2: mov $0x11111
 
 static void code_at_the_return_has_changed(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, rewritten);
 		run(e);
@@ -115,21 +106,16 @@ SNIPPET(modes, "mov $50,%ecx\n xor %eax,%eax\n"
 
 static void mode_at_the_return_has_changed(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
-		struct engine_exit x;
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct env_frame f;
-		int v;
 
 		PUT(e, LOAD, modes);
 		set_gpr(e, 0, 4, ENV_KSTACK - 256); /* the frame of the fault is looked at */
 		*(uint64_t *)(e->ram + PA) = 7;
 		set_gpr(e, 0, 7, VA);
 		set_cr4(e, 1u << 21, 0);
-		do
-			v = env_run(e, 0, &x);
-		while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-		assert_int_equal(v, 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		assert_int_equal(regs(e).gpr[0], 350);
 		env_frame(e, 0, 14, &f);
 		assert_int_equal(f.error, 1);

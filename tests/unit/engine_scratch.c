@@ -7,13 +7,9 @@
  */
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {ENGINE_DEBUG_SLOW, ENGINE_DEBUG_ONE, 0};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 static int run(uint32_t way, const uint8_t *from, const uint8_t *to, struct engine_regs *r)
 {
 	struct env *e = env_create(1);
-	struct engine_exit x;
 	int v;
 
 	env_map(e, VA, PA, PTE_P_ | PTE_W_);
@@ -30,9 +26,7 @@ static int run(uint32_t way, const uint8_t *from, const uint8_t *to, struct engi
 		set_gpr(e, 0, 6, VA + 0x10000);
 		for (unsigned int i = 0; i < 1024; i++)
 			((uint64_t *)(e->ram + PA))[i] = i * 0x9e3779b97f4a7c15ull;
-		do
-			v = env_run(e, 0, &x);
-		while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
+		v = env_run_through(e, 0);
 	}
 	*r = regs(e);
 	env_destroy(e);
@@ -70,10 +64,10 @@ static void registers_are_as_one_by_one(void **state)
 
 	for (unsigned int i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
 		struct engine_regs want, got;
-		int v = run(ways[0], of[i].from, of[i].to, &want);
+		int v = run(env_ways[0], of[i].from, of[i].to, &want);
 
-		for (unsigned int w = 1; w < N_WAYS; w++) {
-			assert_int_equal(run(ways[w], of[i].from, of[i].to, &got), v);
+		for (unsigned int w = 1; w < ENV_WAYS; w++) {
+			assert_int_equal(run(env_ways[w], of[i].from, of[i].to, &got), v);
 			for (unsigned int g = 0; g < 16; g++)
 				if (got.gpr[g] != want.gpr[g])
 					fail_msg("%s: way %u, register %u: %llx, not %llx", of[i].name, w, g,

@@ -6,9 +6,6 @@
  */
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 #define ALIAS (VA + 0x10000) /* page tables, for the guest to write */
 
 /* Two pages at VA for the stack; RSI points at the first one's entry. Faults have a stack of their own. */
@@ -28,17 +25,6 @@ static struct env *start(uint32_t way, uint64_t flags1, uint64_t flags2, uint64_
 	set_gpr(e, 0, 4, rsp);
 	set_gpr(e, 0, 6, ALIAS + (pte & 4095));
 	return e;
-}
-
-static int run(struct env *e)
-{
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, 0, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	return v;
 }
 
 static uint64_t at(struct env *e, uint64_t gpa)
@@ -64,16 +50,16 @@ static void an_address_in_no_page(void **state)
 		{sn_bad_sse, sn_bad_sse_end, 0}, {sn_bad_call, sn_bad_call_end, 0}, {sn_good_bad, sn_good_bad_end, 5},
 	};
 
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int i = 0; i < sizeof(of) / sizeof(of[0]); i++)
 			for (unsigned int off = 0; off <= 64; off += 8) {
 				uint64_t bad = 0x8000000000000000ull + off;
-				struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, of[i].rip == 5 ? VA + 64 : bad);
+				struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, of[i].rip == 5 ? VA + 64 : bad);
 				struct env_frame f;
 
 				put(e, LOAD, of[i].from, of[i].to);
 				set_gpr(e, 0, 7, bad);
-				int v = run(e);
+				int v = env_run_through(e, 0);
 
 				if (v != 12)
 					fail_msg("way %u, program %u, offset %u: vector %d", w, i, off, v);
@@ -89,15 +75,15 @@ SNIPPET(moves, "push %rax\n mov (%rsi),%rbx\n mov %rcx,(%rsi)\n invlpg (%rsp)\n 
 
 static void a_page_is_mapped_elsewhere(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 64);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 64);
 
 		PUT(e, LOAD, moves);
 		set_gpr(e, 0, 0, 1);
 		set_gpr(e, 0, 5, 3);
 		set_gpr(e, 0, 1, (PA + 4096) | PTE_P_ | PTE_W_);
 		*(uint64_t *)(e->ram + PA + 4096 + 56) = 2;
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[2], 2);
 		assert_int_equal(at(e, PA + 56), 1);
 		assert_int_equal(at(e, PA + 4096 + 56), 3);
@@ -108,14 +94,14 @@ static void a_page_is_mapped_elsewhere(void **state)
 /* It can be read on, not be written. */
 static void a_page_loses_its_right(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 64);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 64);
 		struct env_frame f;
 
 		PUT(e, LOAD, moves);
 		set_gpr(e, 0, 0, 1);
 		set_gpr(e, 0, 1, PA | PTE_P_);
-		assert_int_equal(run(e), 14);
+		assert_int_equal(env_run_through(e, 0), 14);
 		env_frame(e, 0, 14, &f);
 		assert_int_equal(regs(e).gpr[2], 1);
 		assert_int_equal(f.error, 3);
@@ -128,8 +114,8 @@ static void a_page_loses_its_right(void **state)
 /* The caller takes write tags away while nobody runs: the next store marks the page again. */
 static void writes_are_logged_again(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 64);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 64);
 		uint64_t log[ENV_RAM / 4096 / 64] = {0};
 		struct engine_slot s = {.gpa = 0, .size = ENV_RAM, .host = e->ram, .dirty = log};
 		struct err err;
@@ -138,7 +124,7 @@ static void writes_are_logged_again(void **state)
 		PUT(e, LOAD, bad_push);
 		for (unsigned int i = 0; i < 3; i++) {
 			set_rip(e, LOAD);
-			assert_int_equal(run(e), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_true(log[(PA >> 12) / 64] >> ((PA >> 12) % 64) & 1);
 			memset(log, 0, sizeof(log));
 			engine_vm_protect(e->vm, 0, ENV_RAM);
@@ -152,21 +138,21 @@ SNIPPET(crosses, "push %rax\n push %rbx\n push %rcx\n pop %rdx\n mov 4(%rsp),%rs
 
 static void two_pages_in_turn(void **state)
 {
-	for (unsigned int w = N_WAYS; w-- > 0;)
+	for (unsigned int w = ENV_WAYS; w-- > 0;)
 		for (unsigned int off = 0; off < 24; off += 4) {
-			struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 4096 + off);
+			struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 4096 + off);
 			static uint8_t ram[24][3 * 4096];
 
 			PUT(e, LOAD, crosses);
 			for (unsigned int g = 0; g < 4; g++)
 				set_gpr(e, 0, g, 0x0102030405060708ull * (g + 1));
 			/* twice: the second time the pages are known */
-			assert_int_equal(run(e), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			set_rip(e, LOAD);
 			set_gpr(e, 0, 4, VA + 4096 + off);
-			assert_int_equal(run(e), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[4], VA + 4096 + off - 16);
-			if (w == N_WAYS - 1)
+			if (w == ENV_WAYS - 1)
 				memcpy(ram[off], e->ram + PA, sizeof(ram[off]));
 			assert_memory_equal(ram[off], e->ram + PA, sizeof(ram[off]));
 			env_destroy(e);
@@ -183,9 +169,9 @@ SNIPPET(goes_there, "push %rax\n jmp *%rdi");
 /* Code of the page that the stack is in: from the first on, or after it was the stack's alone. */
 static void the_stack_is_code(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (unsigned int later = 0; later < 2; later++) {
-			struct env *e = start(ways[w], PTE_P_ | PTE_W_, PTE_P_, LOAD + 4096 + 2048);
+			struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, LOAD + 4096 + 2048);
 
 			PUT(e, LOAD, goes_there);
 			PUT(e, LOAD + 4096, rewrites);
@@ -193,7 +179,7 @@ static void the_stack_is_code(void **state)
 				set_rip(e, LOAD + 4096);
 			set_gpr(e, 0, 7, LOAD + 4096);
 			set_gpr(e, 0, 8, 0x9090900000000000ull); /* NOPs behind the five bytes of the MOV */
-			assert_int_equal(run(e), 256);
+			assert_int_equal(env_run_through(e, 0), 256);
 			assert_int_equal(regs(e).gpr[5], 1 + 2 + 3 + 4);
 			env_destroy(e);
 		}

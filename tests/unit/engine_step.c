@@ -5,9 +5,6 @@
  */
 #include "../lib/engine_snippet.h"
 
-static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
-#define N_WAYS (sizeof(ways) / sizeof(ways[0]))
-
 static struct env *start(uint32_t way)
 {
 	struct env *e = env_create(1);
@@ -17,18 +14,6 @@ static struct env *start(uint32_t way)
 	return e;
 }
 
-/* The INT3 that ends it: an exception's vector, or 256 for one of the guest's own. */
-static int run(struct env *e)
-{
-	struct engine_exit x;
-	int v;
-
-	do
-		v = env_run(e, 0, &x);
-	while (v < 0 && x.reason == ENGINE_EXIT_DEBUG);
-	return v;
-}
-
 /* what Linux does to serialize, and a POPF */
 SNIPPET(around, "mov $1000,%ecx\n xor %eax,%eax\n"
 		"1: mov %rsp,%rdx\n pushq $0x10\n push %rdx\n pushfq\n pushq $8\n lea 2f(%rip),%rdx\n push %rdx\n"
@@ -36,20 +21,20 @@ SNIPPET(around, "mov $1000,%ecx\n xor %eax,%eax\n"
 
 static void blocks_go_on_behind_a_step(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct engine_stats s;
 
 		PUT(e, LOAD, around);
 		set_flags(e, 0, 2);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		/* the frame's CF: from PUSHFQ, before the STC; 1 once ADC has wrapped never */
 		assert_int_equal(regs(e).gpr[0], 1000);
 		assert_int_equal(regs(e).gpr[3], 1000);
 		assert_int_equal(regs(e).gpr[4], ENV_KSTACK - 256);
 		engine_get_stats(e->cpu[0], &s);
 		assert_true(s.bounced >= 2000);
-		if (!ways[w]) /* without leaving translated code */
+		if (!env_ways[w]) /* without leaving translated code */
 			assert_true(s.exits < 100);
 		env_destroy(e);
 	}
@@ -64,9 +49,9 @@ SNIPPET(sti_popf, "pushq $0x202\n xor %eax,%eax\n sti\n popfq\n inc %eax\n int3"
 
 static void interrupts_come_at_once(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++)
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
 		for (int k = 0; k < 3; k++) {
-			struct env *e = start(ways[w]);
+			struct env *e = start(env_ways[w]);
 
 			if (k == 0)
 				PUT(e, LOAD, popf_if);
@@ -77,7 +62,7 @@ static void interrupts_come_at_once(void **state)
 			set_flags(e, 0, 2);
 			e->vector[0] = 0x50;
 			engine_vcpu_kick(e->cpu[0], ENGINE_KICK_INTR);
-			assert_int_equal(run(e), 0x50);
+			assert_int_equal(env_run_through(e, 0), 0x50);
 			assert_int_equal(regs(e).gpr[0], 0);
 			env_destroy(e);
 		}
@@ -89,20 +74,20 @@ SNIPPET(popf_tf_step, "pushq $0x103\n xor %eax,%eax\n popfq\n1: wrmsr\n inc %eax
 
 static void the_trap_flag_steps_from_there(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct env_frame f;
 
 		PUT(e, LOAD, popf_tf);
-		assert_int_equal(run(e), 1);
+		assert_int_equal(env_run_through(e, 0), 1);
 		env_frame(e, 0, 1, &f);
 		assert_int_equal(f.rip, LOAD + 5 + 2 + 1 + 2);
 		assert_int_equal(regs(e).gpr[0], 1);
 		env_destroy(e);
-		e = start(ways[w]);
+		e = start(env_ways[w]);
 		PUT(e, LOAD, popf_tf_step);
 		set_gpr(e, 0, 1, 0xc0000102u); /* ECX: KERNEL_GS_BASE; EDX:EAX are zero */
-		assert_int_equal(run(e), 1);
+		assert_int_equal(env_run_through(e, 0), 1);
 		env_frame(e, 0, 1, &f);
 		assert_int_equal(f.rip, LOAD + 5 + 2 + 1 + 2);
 		assert_int_equal(f.rflags & 0x101, 0x101);
@@ -117,12 +102,12 @@ SNIPPET(bad_iret, "mov $1,%eax\n pushq $0x10\n push %rsp\n pushq $2\n pushq $0x4
 
 static void faults_are_exact(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct env_frame f;
 
 		PUT(e, LOAD, bad);
-		assert_int_equal(run(e), 13);
+		assert_int_equal(env_run_through(e, 0), 13);
 		env_frame(e, 0, 13, &f);
 		assert_int_equal(f.rip, LOAD + 17);
 		assert_int_equal(f.error, 0);
@@ -130,10 +115,10 @@ static void faults_are_exact(void **state)
 		assert_int_equal(regs(e).gpr[0], 1);
 		env_destroy(e);
 		/* IRETQ to what is no code segment of 64 or 32 bits but of 16, beyond its limit */
-		e = start(ways[w]);
+		e = start(env_ways[w]);
 		PUT(e, LOAD, bad_iret);
 		((uint64_t *)(e->ram + ENV_GDT))[SEL_CODE16 / 8] &= ~(1ull << 47); /* not present */
-		assert_int_equal(run(e), 11);
+		assert_int_equal(env_run_through(e, 0), 11);
 		env_frame(e, 0, 11, &f);
 		assert_int_equal(f.error, SEL_CODE16);
 		assert_int_equal(f.rsp, regs(e).gpr[3]);
@@ -149,12 +134,12 @@ SNIPPET(to32, "mov %rsp,%rbx\n pushq $0x10\n push %rbx\n pushq $2\n pushq $0x40\
 
 static void the_mode_may_change(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 
 		PUT(e, LOAD, to32);
 		set_gpr(e, 0, 0, 5);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[0], 4); /* 48h is DEC EAX there */
 		assert_int_equal(regs(e).gpr[2], 7);
 		env_destroy(e);
@@ -166,8 +151,8 @@ SNIPPET(ports, "mov $0x80,%edx\n xor %eax,%eax\n stc\n in %dx,%al\n adc $0,%eax\
 
 static void steps_leave_and_come_back(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct engine_exit x;
 		unsigned int n = 0;
 
@@ -196,16 +181,16 @@ SNIPPET(spin, "xor %eax,%eax\n mov $51200,%ecx\n1: stc\n pause\n adc $0,%eax\n d
 
 static void spinning_guests_give_way(void **state)
 {
-	for (unsigned int w = 0; w < N_WAYS; w++) {
-		struct env *e = start(ways[w]);
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
 		struct engine_stats s;
 
 		PUT(e, LOAD, spin);
-		assert_int_equal(run(e), 256);
+		assert_int_equal(env_run_through(e, 0), 256);
 		assert_int_equal(regs(e).gpr[0], 51200);
 		engine_get_stats(e->cpu[0], &s);
 		assert_int_equal(s.yields, 100);
-		if (!ways[w])
+		if (!env_ways[w])
 			assert_true(s.exits < 100 && s.bounced < 200);
 		env_destroy(e);
 	}

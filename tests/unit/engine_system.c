@@ -33,7 +33,6 @@ static void boots_from_real_to_long_mode(void **state)
 	struct engine_sregs s;
 	struct engine_regs r;
 	const uint8_t gdtr[6] = {0x7f, 0, ENV_GDT & 0xff, ENV_GDT >> 8, 0, 0};
-	static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 
 	for (int w = 0; w < 3; w++) {
 		PUT(e, LOAD, boot);
@@ -48,7 +47,7 @@ static void boots_from_real_to_long_mode(void **state)
 		assert_int_equal(r.rip, 0xfff0);
 		r.rip = 0;
 		engine_set_regs(e->cpu[0], &r);
-		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | ways[w]);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
 		do
 			assert_int_equal(engine_run(e->cpu[0], &x), 0);
 		while (x.reason == ENGINE_EXIT_DEBUG && x.vector != 3);
@@ -372,14 +371,13 @@ static void compatibility_mode_runs(void **state)
 	struct env *e = env_create(1);
 	struct engine_exit x;
 	struct engine_regs r;
-	static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 
 	for (int w = 0; w < 3; w++) {
 		for (uint64_t p = LOAD; p < LOAD + 0x4000; p += 4096)
 			env_map(e, p, p, PTE_P_ | PTE_W_ | PTE_U_);
 		PUT(e, LOAD, compat);
 		env_start(e, 0, 3, LOAD, LOAD + 0x3000);
-		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | ways[w]);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
 		do
 			assert_int_equal(engine_run(e->cpu[0], &x), 0);
 		while (x.reason == ENGINE_EXIT_DEBUG && x.vector != 3);
@@ -444,14 +442,13 @@ static void interrupts_reach_a_spinning_guest(void **state)
 
 static void sti_holds_interrupts_for_one_instruction(void **state)
 {
-	static const uint32_t ways[] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 	struct env *e = env_create(1);
 	struct engine_exit x;
 
 	for (int w = 0; w < 3; w++) {
 		PUT(e, LOAD, sti_shadow);
 		env_start(e, 0, 0, LOAD, ENV_KSTACK);
-		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | ways[w]);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
 		e->vector[0] = 0x50;
 		engine_vcpu_kick(e->cpu[0], ENGINE_KICK_INTR);
 		do
@@ -462,7 +459,7 @@ static void sti_holds_interrupts_for_one_instruction(void **state)
 		/* STI; HLT: the halt is reached first */
 		PUT(e, LOAD, sti_hlt);
 		env_start(e, 0, 0, LOAD, ENV_KSTACK);
-		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | ways[w]);
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
 		e->vector[0] = 0x51;
 		engine_vcpu_kick(e->cpu[0], ENGINE_KICK_INTR);
 		do
@@ -519,7 +516,6 @@ static void two_nmis_can_wait(void **state)
 	assert_int_equal(ev.nmi.masked, 0);
 	env_destroy(e);
 }
-
 
 static void trap_flag_steps(void **state)
 {
