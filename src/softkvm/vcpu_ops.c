@@ -2,7 +2,7 @@
  * What the engine asks of the outside, on the vCPU's thread inside engine_run().
  */
 #include "softkvm/usercopy.h"
-#include "softkvm/vcpu.h"
+#include "softkvm/vcpu_state.h"
 
 static bool apic_page(struct soft_vcpu *v, uint64_t addr, uint32_t *offset)
 {
@@ -83,7 +83,10 @@ static bool op_ring(void *cpu, bool io, const struct engine_access *a)
 static int msr_refused(struct soft_vcpu *v, uint32_t reason)
 {
 	v->msr_exit_reason = reason;
-	return READ_ONCE(v->vm->msr_exits) & reason ? 2 : 1;
+	if (READ_ONCE(v->vm->msr_exits) & reason)
+		return 2;
+	state_forget_payload(v);
+	return 1;
 }
 
 static int msr_done(struct soft_vcpu *v, int r)

@@ -355,6 +355,8 @@ static void complete_pending(struct soft_vcpu *v)
 	} else if (v->pending == PENDING_MSR) {
 		a->data = READ_ONCE(v->run->msr.data);
 		v->exit.failed = READ_ONCE(v->run->msr.error);
+		if (v->exit.failed)
+			state_forget_payload(v);
 	}
 	v->pending = PENDING_NONE;
 }

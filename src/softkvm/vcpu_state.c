@@ -418,6 +418,12 @@ void state_begin_exception(struct soft_vcpu *v)
 	v->exception.pending = false;
 }
 
+void state_forget_payload(struct soft_vcpu *v)
+{
+	v->exception.has_payload = false;
+	v->exception.payload = 0;
+}
+
 void state_get_events(struct soft_vcpu *v, struct kvm_vcpu_events *e)
 {
 	bool payloads = READ_ONCE(v->vm->exception_payload);

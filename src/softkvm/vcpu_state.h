@@ -36,5 +36,7 @@ int state_set_cpuid(struct soft_vcpu *v, struct kvm_cpuid_entry2 *e, unsigned nr
 int state_queue_exception(struct soft_vcpu *v, uint8_t vector) __must_check;
 /* Before the guest is entered: one that is pending has its effects. */
 void state_begin_exception(struct soft_vcpu *v);
+/* The guest gets a #GP of KVM's own: its payload, which is none, replaces what an older one left. */
+void state_forget_payload(struct soft_vcpu *v);
 
 #endif

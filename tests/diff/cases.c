@@ -58,6 +58,8 @@ const struct diff_case diff_cases[] = {
 	     { &op_guest_debug, { 0, 0, 3 } }),
 	CASE("new registers drop an exception that is pending", VCPU, MEMORY, { &op_enable_cap, { 0, 0xa4, 1 } },
 	     { &op_events, { 0, 0, 8, 1 } }, { &op_guest, { 0 } }),
+	CASE("an old payload and the guest's own #GP", VCPU, MEMORY, { &op_enable_cap, { 0, 0xa4, 1 } },
+	     { &op_events, { 0, 0, 8, 1 } }, { &op_guest, { 0, 0x418 } }),
 	CASE("DR7 as it was set", VCPU, { &op_debugregs, { 0, 0, 5 } }, { &op_debugregs, { 0 } }),
 	/* MSRs */
 	CASE("the P5's machine check", VCPU, { &op_msr, { 0, 0, 0, 0, 0, 1 } }),

@@ -112,8 +112,32 @@ static void script_delivery(struct side *s, uint64_t seed)
 	}
 }
 
+/* What is left of an old payload goes with the first exception that is KVM's own. */
+static void script_stale(struct side *s, uint64_t seed)
+{
+	struct kvm_vcpu_events e = { .flags = KVM_VCPUEVENT_VALID_PAYLOAD, .exception_payload = 0x1234 };
+
+	side_add_vcpu(s, 0, 0);
+	map_memory(s, 0);
+	set_vector(s, 13, 0x2000);
+	set_enabled(s, true);
+	for (unsigned exits = 0; exits < 2; exits++) {
+		vm_enable(s, KVM_CAP_X86_USER_SPACE_MSR, exits ? KVM_MSR_EXIT_REASON_UNKNOWN : 0);
+		/* mov $0xdeadbeef,%ecx; mov $0xbad,%eax, which user space refuses; out; wrmsr */
+		LOAD(s, 2, 0x66, 0xb9, 0xef, 0xbe, 0xad, 0xde, 0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00,
+		     0x66, 0x31, 0xd2, 0xe6, 0x80, 0x0f, 0x30);
+		cpu_do(s, 0, KVM_SET_VCPU_EVENTS, &e);
+		say_events(s);
+		run_once(s);
+		say_events(s);
+		for (unsigned i = 0; i <= exits; i++)
+			run_once(s);
+		say_events(s);
+	}
+}
+
 static const struct pair_script scripts[] = {
-	{ "state", script_state }, { "delivery", script_delivery },
+	{ "state", script_state }, { "delivery", script_delivery }, { "stale", script_stale },
 };
 
 int main(int argc, char **argv)
