@@ -132,6 +132,16 @@ static inline bool vcpu_is_halted(const struct soft_vcpu *v)
 	return v->mp_state == KVM_MP_STATE_HALTED || v->mp_state == KVM_MP_STATE_AP_RESET_HOLD;
 }
 
+/* The vCPU's thread, or under its lock. As in KVM, who runs has had whatever PV kick came before. */
+static inline void vcpu_set_activity(struct soft_vcpu *v, uint32_t mp_state)
+{
+	v->mp_state = mp_state;
+	if (mp_state != KVM_MP_STATE_RUNNABLE)
+		return;
+	v->unhalted = false;
+	atomic_fetch_and(&v->requests, ~(uint32_t)REQ_UNHALT);
+}
+
 /* ---- any thread ------------------------------------------------------- */
 
 /* Something about interrupts changed: look before going on in the guest; wakes a blocked one. */

@@ -74,11 +74,11 @@ void vcpu_accept_apic_events(struct soft_vcpu *v)
 			engine_vcpu_reset(v->cpu, true);
 			v->exception = (struct vcpu_exception){ 0 };
 			tell_signature(v);
-			v->mp_state = v->lapic.base_msr & APIC_BASE_BSP ? KVM_MP_STATE_RUNNABLE
-									   : KVM_MP_STATE_INIT_RECEIVED;
+			vcpu_set_activity(v, v->lapic.base_msr & APIC_BASE_BSP ? KVM_MP_STATE_RUNNABLE
+									       : KVM_MP_STATE_INIT_RECEIVED);
 		} else if (v->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
 			start_at(v, vector);
-			v->mp_state = KVM_MP_STATE_RUNNABLE;
+			vcpu_set_activity(v, KVM_MP_STATE_RUNNABLE);
 		}
 	}
 }
@@ -112,10 +112,10 @@ static int do_requests(struct soft_vcpu *v)
 		vcpu_sync_irr(v);
 		vmchips_scan_eois(v);
 	}
-	if (req & (REQ_NMI | REQ_UNHALT) && vcpu_is_halted(v))
-		v->mp_state = KVM_MP_STATE_RUNNABLE;
 	if (req & REQ_UNHALT)
 		v->unhalted = true;
+	if (req & (REQ_NMI | REQ_UNHALT) && vcpu_is_halted(v))
+		vcpu_set_activity(v, KVM_MP_STATE_RUNNABLE);
 	if (req & REQ_CLOCK)
 		pv_update_clock(v);
 	if (req & REQ_STEAL)
@@ -133,7 +133,7 @@ static bool wake_reason(struct soft_vcpu *v)
 	if (atomic_load(&v->requests) & ~REQ_TIMER)
 		return true;
 	if (vcpu_is_halted(v) && engine_can_inject(v->cpu) && vcpu_has_interrupt(v)) {
-		v->mp_state = KVM_MP_STATE_RUNNABLE;
+		vcpu_set_activity(v, KVM_MP_STATE_RUNNABLE);
 		return true;
 	}
 	return false;
@@ -377,8 +377,7 @@ static int exit_hlt(struct soft_vcpu *v)
 	if (!v->has_lapic)
 		return exit_with(v, KVM_EXIT_HLT);
 	/* A PV kick that came before the halt counts. */
-	v->mp_state = v->unhalted ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED;
-	v->unhalted = false;
+	vcpu_set_activity(v, v->unhalted ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED);
 	return STEP_AGAIN;
 }
 

@@ -157,7 +157,7 @@ static int set_sregs(struct soft_vcpu *v, const struct kvm_sregs *s, const uint6
 	vcpu_lapic_done(v);
 	engine_vcpu_cpuid_changed(v->cpu);
 	if (at_reset_vector(v, s))
-		v->mp_state = KVM_MP_STATE_RUNNABLE;
+		vcpu_set_activity(v, KVM_MP_STATE_RUNNABLE);
 	return 0;
 }
 
@@ -569,9 +569,9 @@ int state_set_mp(struct soft_vcpu *v, const struct kvm_mp_state *m)
 	default:
 		return -EINVAL;
 	}
-	v->mp_state = m->mp_state;
+	vcpu_set_activity(v, m->mp_state);
 	if (m->mp_state == KVM_MP_STATE_SIPI_RECEIVED) {
-		v->mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		vcpu_set_activity(v, KVM_MP_STATE_INIT_RECEIVED);
 		__atomic_fetch_or(&v->lapic.events, LAPIC_EVENT_SIPI, __ATOMIC_SEQ_CST);
 		vcpu_request(v, REQ_CPU);
 	}

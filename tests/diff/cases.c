@@ -36,6 +36,8 @@ const struct diff_case diff_cases[] = {
 	CASE("KVM_SET_LAPIC from nowhere without one", VCPU, { &op_bad_call, { 0, 0, 2, 0x22 } }),
 	CASE("KVM_TRANSLATE without paging", VCPU, { &op_translate, { 0, 0, 0x20000000000000 } }),
 	CASE("a PV kick before the halt", CHIPS, VCPU, { &op_msi, { 0, 0, 0x8300 } }, { &op_mp_state, { 0, 0, 3 } }),
+	CASE("a PV kick before it was made to run", CHIPS, VCPU, MEMORY, { &op_msi, { 0, 0, 0x300 } }, { &op_guest, { 0 } },
+	     { &op_mp_state, { 0, 0, 9 } }),
 	CASE("the PICs are looked at whichever chip is set", CHIPS, { &op_pic_set, { 0, 0, 0, 0x9c } },
 	     { &op_line, { 0, 8, 1 } }, { &op_ioapic_set, { 0 } }),
 	CASE("a resampler that is refused lowers its line", CHIPS, { &op_pic_set, { 0, 1, 0, 1 } },
