@@ -85,6 +85,7 @@ void vcpu_accept_apic_events(struct soft_vcpu *v)
 
 /* ---- requests ------------------------------------------------------------------ */
 
+/* No answer is in kvm_run's place for the vector: the engine is left before the next instruction. */
 static int split_eoi_exit(struct soft_vcpu *v)
 {
 	bool level;

@@ -144,6 +144,70 @@ static void msrs_of_the_processor_are_filtered(void **state)
 	side_end(&s);
 }
 
+/*
+ * An EOI that goes to user space does so before the guest's next instruction: kvm_run has one place
+ * for the vector and for the answer to an MSR. (The reference kernel keeps no vector in service.)
+ */
+static void eoi_exits_come_before_the_next_msr(void **state)
+{
+	/* Behind STI or MOV SS, which hold interrupts back, or not: EOI; mov $0xdeadbeef,%ecx; rdmsr; out */
+#define RDMSR_OUT 0x66, 0xb9, 0xef, 0xbe, 0xad, 0xde, 0x0f, 0x32, 0x66, 0xe7, 0x80
+#define XAPIC_EOI 0x67, 0x66, 0xc7, 0x05, 0xb0, 0x00, 0xe0, 0xfe, 0x00, 0x00, 0x00, 0x00
+#define REGISTERS 0x66, 0xb9, 0x0b, 0x08, 0x00, 0x00, 0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2
+	static const struct {
+		bool x2apic;
+		uint8_t code[32];
+	} guests[] = {
+		{ false, { XAPIC_EOI, RDMSR_OUT } },
+		{ false, { 0xfb, XAPIC_EOI, RDMSR_OUT } },
+		{ false, { 0x8e, 0xd0, XAPIC_EOI, RDMSR_OUT } },
+		{ true, { REGISTERS, 0x0f, 0x30, RDMSR_OUT } },
+		{ true, { REGISTERS, 0xfb, 0x0f, 0x30, RDMSR_OUT } },
+		{ true, { REGISTERS, 0x8e, 0xd0, 0x0f, 0x30, RDMSR_OUT } },
+	};
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry e;
+	} routes = {
+		{ .nr = 1 },
+		{ .gsi = 3, .type = KVM_IRQ_ROUTING_MSI,
+		  .u.msi = { .address_lo = 0xfee00000, .data = 0xc051 /* level, vector 51h */ } },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(guests); i++) {
+		struct kvm_lapic_state l;
+		struct kvm_sregs sr;
+		struct side s;
+
+		side_begin(&s, true);
+		vm_enable(&s, KVM_CAP_SPLIT_IRQCHIP, 24);
+		vm_enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
+		side_add_vcpu(&s, 0, 0);
+		assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_GSI_ROUTING, &routes), 0);
+		map_memory(&s, 0);
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_LAPIC, &l), 0);
+		store_le32(l.regs + 0x120, BIT(0x51 % 32)); /* in service */
+		store_le32(l.regs + 0x1a0, BIT(0x51 % 32)); /* for a level */
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_LAPIC, &l), 0);
+		load(&s, guests[i].code, sizeof(guests[i].code), 2);
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS, &sr), 0);
+		sr.ds.limit = 0xffffffff;
+		sr.ds.g = 1;
+		if (guests[i].x2apic)
+			sr.apic_base |= 0xc00;
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_SREGS, &sr), 0);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IOAPIC_EOI);
+		assert_int_equal(s.run[0]->eoi.vector, 0x51);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_X86_RDMSR);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+		assert_int_equal(load_le32((uint8_t *)s.run[0] + s.run[0]->io.data_offset), 0xdeadbef0);
+		side_end(&s);
+	}
+}
+
 static void script_platform_info(struct side *s, uint64_t seed)
 {
 	side_add_vcpu(s, 0, 0);
@@ -661,6 +725,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest alone[] = {
 		cmocka_unit_test(msrs_of_the_processor_are_filtered),
+		cmocka_unit_test(eoi_exits_come_before_the_next_msr),
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(msrs_have_the_vendors_width),
