@@ -19,7 +19,7 @@ struct loop {
 	struct notifier wake;
 	struct loop_watch wake_watch;
 	pthread_mutex_t lock;             /* innermost: no callback runs under it */
-	pthread_cond_t turn;              /* owner or running changed */
+	pthread_cond_t turn;              /* owner is 0 */
 	struct posted *posted, **tail;    /* guarded by lock */
 	bool running;                     /* guarded by lock: posted calls are served */
 	_Atomic bool stop;
@@ -66,10 +66,24 @@ static void turn_take_locked(struct loop *l)
 	atomic_store(&l->owner, thread_id());
 }
 
-static void turn_end_locked(struct loop *l)
+/*
+ * Whoever had the turn leaves nothing behind: what is posted while somebody has it, is for
+ * him, who may stand in loop_serve() and wait for the thread that posted. True if there was
+ * something.
+ */
+static bool turn_end(struct loop *l)
 {
-	atomic_store(&l->owner, 0);
-	pthread_cond_broadcast(&l->turn);
+	for (bool any = false;;) {
+		any |= run_posted(l);
+		mutex_lock(&l->lock);
+		if (!l->posted) {
+			atomic_store(&l->owner, 0);
+			pthread_cond_broadcast(&l->turn);
+			mutex_unlock(&l->lock);
+			return any;
+		}
+		mutex_unlock(&l->lock);
+	}
 }
 
 static void on_wake(void *arg, uint32_t events)
@@ -245,11 +259,7 @@ static void run(struct loop *l)
 	l->running = false;
 	atomic_store(&l->stop, false);
 	mutex_unlock(&l->lock);
-	/* Calls posted between the stop and here must not wait for a loop that is gone. */
-	(void)run_posted(l);
-	mutex_lock(&l->lock);
-	turn_end_locked(l);
-	mutex_unlock(&l->lock);
+	(void)turn_end(l);
 }
 
 int loop_run(struct loop *l)
@@ -279,20 +289,12 @@ void loop_wake(struct loop *l)
 /* run_posted() also where the loop stands and others may want to act in its place. */
 static bool serve_posted(struct loop *l)
 {
-	bool mine = loop_is_current(l), any;
-
-	if (!mine) {
-		mutex_lock(&l->lock);
-		turn_take_locked(l);
-		mutex_unlock(&l->lock);
-	}
-	any = run_posted(l);
-	if (!mine) {
-		mutex_lock(&l->lock);
-		turn_end_locked(l);
-		mutex_unlock(&l->lock);
-	}
-	return any;
+	if (loop_is_current(l))
+		return run_posted(l);
+	mutex_lock(&l->lock);
+	turn_take_locked(l);
+	mutex_unlock(&l->lock);
+	return turn_end(l);
 }
 
 void loop_serve(struct loop *l)
@@ -332,8 +334,8 @@ int loop_thread_start(struct loop *l, const char *name)
 	}
 	mutex_lock(&l->lock);
 	l->running = false;
-	turn_end_locked(l);
 	mutex_unlock(&l->lock);
+	(void)serve_posted(l); /* for who called meanwhile */
 	return r;
 }
 
@@ -390,29 +392,24 @@ void loop_call(struct loop *l, void (*fn)(void *arg), void *arg)
 {
 	struct call c = { .fn = fn, .arg = arg };
 	struct posted p = { .fn = run_call, .arg = &c };
+	bool act;
 
 	if (loop_is_current(l)) {
 		fn(arg);
 		return;
 	}
-	mutex_lock(&l->lock);
-	/* Whoever acts for the standing loop may be about to run it: look again after each turn. */
-	while (!l->running && atomic_load(&l->owner))
-		pthread_cond_wait(&l->turn, &l->lock);
-	if (!l->running) {
-		turn_take_locked(l);
-		mutex_unlock(&l->lock);
-		fn(arg);
-		mutex_lock(&l->lock);
-		turn_end_locked(l);
-		mutex_unlock(&l->lock);
-		return;
-	}
 	mutex_init(&c.lock);
 	pthread_cond_init(&c.done_cond, NULL);
+	mutex_lock(&l->lock);
 	enqueue_locked(l, &p);
+	act = !l->running && !atomic_load(&l->owner);
+	if (act)
+		turn_take_locked(l);
 	mutex_unlock(&l->lock);
-	(void)notifier_signal(&l->wake);
+	if (act)
+		(void)turn_end(l);
+	else
+		(void)notifier_signal(&l->wake);
 
 	mutex_lock(&c.lock);
 	while (!c.done)

@@ -69,9 +69,9 @@ bool loop_is_current(const struct loop *l);
 int loop_post(struct loop *l, void (*fn)(void *arg), void *arg) __must_check;
 /*
  * Run fn(arg) on the loop's thread and wait for it; at once if the caller is
- * that thread. If no thread runs the loop the caller acts in its place, one
- * thread at a time. The caller must hold no lock that a callback of the loop
- * may take.
+ * that thread, otherwise behind all that was posted. If no thread runs the loop
+ * the caller acts in its place, or whoever does so just now. The caller must hold
+ * no lock that a callback of the loop may take.
  */
 void loop_call(struct loop *l, void (*fn)(void *arg), void *arg);
 

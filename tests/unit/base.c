@@ -410,6 +410,58 @@ static void loop_stands(void **state)
 	loop_destroy(x.l);
 }
 
+static void serve_inside(void *arg)
+{
+	struct standing *x = arg;
+
+	x->inside = 1;
+	while (!x->called)
+		loop_serve(x->l);
+	x->inside = 0;
+}
+
+static void call_done(void *arg)
+{
+	((struct standing *)arg)->called = true;
+}
+
+static void *call_meanwhile(void *arg)
+{
+	struct standing *x = arg;
+
+	while (!x->inside)
+		sched_yield();
+	loop_call(x->l, call_done, x);
+	return NULL;
+}
+
+/* Who acts for a standing loop may wait in loop_serve() for a thread that calls it: machine_pause() does. */
+static void loop_serves_while_it_stands(void **state)
+{
+	struct standing x = { 0 };
+	pthread_t t;
+
+	assert_int_equal(loop_create(&x.l), 0);
+	assert_int_equal(thread_create(&t, "caller", call_meanwhile, &x), 0);
+	loop_call(x.l, serve_inside, &x);
+	thread_join(t);
+	assert_true(x.called);
+	loop_destroy(x.l);
+}
+
+/* A call on a standing loop comes behind what was posted, as on one that runs. */
+static void loop_stands_in_order(void **state)
+{
+	struct looped x = { 0 };
+
+	assert_int_equal(loop_create(&x.l), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(loop_post(x.l, count_call, &x), 0);
+	loop_call(x.l, remember_calls, &x);
+	assert_int_equal(x.nr, 3);
+	loop_destroy(x.l);
+}
+
 static void *read_mask(void *arg)
 {
 	assert_int_equal(pthread_sigmask(SIG_BLOCK, NULL, arg), 0);
@@ -466,7 +518,8 @@ int main(void)
 		cmocka_unit_test(loop_timers),
 		cmocka_unit_test(loop_calls), cmocka_unit_test(loop_keeps_order),
 		cmocka_unit_test(loop_serves),
-		cmocka_unit_test(loop_stands),
+		cmocka_unit_test(loop_stands), cmocka_unit_test(loop_stands_in_order),
+		cmocka_unit_test(loop_serves_while_it_stands),
 		cmocka_unit_test(thread_signals),
 		cmocka_unit_test(errors),
 	};
