@@ -111,6 +111,41 @@ static void a_page_loses_its_right(void **state)
 	}
 }
 
+SNIPPET(changes_space, "push %rax\n mov %rcx,%cr3\n pop %rdx\n push %rbp\n int3");
+
+/* At the same address another space has another page. */
+static void another_space(void **state)
+{
+	enum { TABLES = PA + 0x10000 };
+
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_, VA + 64);
+		struct engine_sregs s;
+		uint64_t from;
+
+		engine_get_sregs(e->cpu[0], &s);
+		from = s.cr3;
+		for (unsigned int level = 0; level < 4; level++) {
+			unsigned int i = VA >> (39 - 9 * level) & 511;
+			uint64_t *t = (uint64_t *)(e->ram + TABLES + 4096 * level);
+
+			memcpy(t, e->ram + (from & ~4095ull), 4096);
+			from = t[i];
+			t[i] = (level < 3 ? TABLES + 4096 * (level + 1) : PA + 4096) | PTE_P_ | PTE_W_;
+		}
+		PUT(e, LOAD, changes_space);
+		set_gpr(e, 0, 0, 1);
+		set_gpr(e, 0, 5, 3);
+		set_gpr(e, 0, 1, TABLES);
+		*(uint64_t *)(e->ram + PA + 4096 + 56) = 2;
+		assert_int_equal(env_run_through(e, 0), 256);
+		assert_int_equal(regs(e).gpr[2], 2);
+		assert_int_equal(at(e, PA + 56), 1);
+		assert_int_equal(at(e, PA + 4096 + 56), 3);
+		env_destroy(e);
+	}
+}
+
 /* The caller takes write tags away while nobody runs: the next store marks the page again. */
 static void writes_are_logged_again(void **state)
 {
@@ -128,6 +163,28 @@ static void writes_are_logged_again(void **state)
 			assert_true(log[(PA >> 12) / 64] >> ((PA >> 12) % 64) & 1);
 			memset(log, 0, sizeof(log));
 			engine_vm_protect(e->vm, 0, ENV_RAM);
+		}
+		env_destroy(e);
+	}
+}
+
+/* A log is begun, ended and begun again between two pushes to the same page. */
+static void logging_is_switched_on(void **state)
+{
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w], PTE_P_ | PTE_W_, PTE_P_ | PTE_W_, VA + 64);
+		uint64_t log[ENV_RAM / 4096 / 64] = {0};
+		struct engine_slot s = {.gpa = 0, .size = ENV_RAM, .host = e->ram};
+		struct err err;
+
+		PUT(e, LOAD, bad_push);
+		for (unsigned int i = 0; i < 4; i++) {
+			set_rip(e, LOAD);
+			assert_int_equal(env_run_through(e, 0), 256);
+			assert_int_equal(log[(PA >> 12) / 64] >> ((PA >> 12) % 64) & 1, i % 2);
+			memset(log, 0, sizeof(log));
+			s.dirty = s.dirty ? NULL : log;
+			assert_int_equal(engine_vm_set_slots(e->vm, &s, 1, &err), 0);
 		}
 		env_destroy(e);
 	}
@@ -185,15 +242,53 @@ static void the_stack_is_code(void **state)
 		}
 }
 
+SNIPPET(constant, "mov $0x11111111,%esi\n int3\n nop\n nop");
+
+/* Another vCPU makes code of the page that this one pushes to: it sees what is pushed there. */
+static void the_stack_is_anothers_code(void **state)
+{
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = env_create(2);
+
+		for (unsigned int c = 0; c < 2; c++) {
+			env_start(e, c, 0, c ? LOAD + 4096 : LOAD, LOAD + 4096 + 2048);
+			engine_set_debug(e->cpu[c], ENGINE_DEBUG_BP | env_ways[w]);
+		}
+		PUT(e, LOAD, bad_push);
+		PUT(e, LOAD + 4096, constant);
+		assert_int_equal(env_run_through(e, 0), 256); /* the page is the stack's */
+		for (unsigned int i = 0; i < 3; i++) {
+			uint32_t want = i ? 0x01010101 * i : 0x11111111;
+			struct engine_regs r;
+
+			engine_get_regs(e->cpu[1], &r);
+			r.rip = LOAD + 4096;
+			r.gpr[6] = 0;
+			engine_set_regs(e->cpu[1], &r);
+			assert_int_equal(env_run_through(e, 1), 256);
+			engine_get_regs(e->cpu[1], &r);
+			assert_int_equal(r.gpr[6], want);
+			set_rip(e, LOAD);
+			set_gpr(e, 0, 4, LOAD + 4096 + 8);
+			set_gpr(e, 0, 0, 0x9090cc00000000beull | 0x01010101ull * (i + 1) << 8);
+			assert_int_equal(env_run_through(e, 0), 256);
+		}
+		env_destroy(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_address_in_no_page),
 		cmocka_unit_test(a_page_is_mapped_elsewhere),
 		cmocka_unit_test(a_page_loses_its_right),
+		cmocka_unit_test(another_space),
 		cmocka_unit_test(writes_are_logged_again),
+		cmocka_unit_test(logging_is_switched_on),
 		cmocka_unit_test(two_pages_in_turn),
 		cmocka_unit_test(the_stack_is_code),
+		cmocka_unit_test(the_stack_is_anothers_code),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
