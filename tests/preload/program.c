@@ -367,28 +367,35 @@ static void test_fork_in_the_middle(void **state)
 	assert_int_equal(status, 0);
 }
 
+#define NOT_OPEN 100000
+
 static void *close_others(void *arg)
 {
 	while (!atomic_load((_Atomic bool *)arg))
-		close(open("/dev/null", O_RDONLY | O_CLOEXEC));
+		close(NOT_OPEN);
 	return NULL;
 }
 
-/* Threads that close and close, whatever it is, do not keep a VM from being made. */
+/*
+ * Threads that close and close, whatever it is, do not keep a VM from being made. There are enough for
+ * one of them always to be in the middle of a look-up: in one that does not run now, if not in one that does.
+ */
 static void test_busy_closers(void **state)
 {
 	_Atomic bool stop = false;
-	pthread_t thread[16];
+	pthread_t thread[64];
 	struct guest g;
 
-	for (unsigned i = 0; i < 16; i++)
+	for (unsigned i = 0; i < 64; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, close_others, (void *)&stop), 0);
-	for (unsigned i = 0; i < 5; i++) {
+	alarm(120);
+	for (unsigned i = 0; i < 3; i++) {
 		guest_create(&g, out_and_halt, sizeof(out_and_halt));
 		guest_destroy(&g);
 	}
+	alarm(0);
 	atomic_store(&stop, true);
-	for (unsigned i = 0; i < 16; i++)
+	for (unsigned i = 0; i < 64; i++)
 		pthread_join(thread[i], NULL);
 }
 

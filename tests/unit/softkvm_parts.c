@@ -8,6 +8,7 @@
 #include "softkvm/iobus.h"
 #include "softkvm/posted.h"
 #include "softkvm/softkvm.h"
+#include "softkvm/softkvm_priv.h"
 #include "softkvm/tsc.h"
 #include "softkvm/usercopy.h"
 #include "softkvm/vcpu.h"
@@ -357,6 +358,36 @@ static void test_reused_number(void **state)
 	softkvm_destroy(ctx);
 	assert_int_equal(fcntl(vm, F_GETFD), -1);
 	assert_int_equal(fcntl(sys, F_GETFD), -1);
+}
+
+static void *publish(void *ctx)
+{
+	(void)!softkvm_ops.open(ctx);
+	return NULL;
+}
+
+/* Somebody looks a number up; whoever wants to change the table is next, before others that look. */
+static void test_table_changes_go_first(void **state)
+{
+	const struct timespec nap = { .tv_nsec = 1000000 };
+	unsigned looks = 0;
+	pthread_rwlock_t *lock;
+	pthread_t t;
+	void *ctx;
+
+	assert_int_equal(softkvm_create(&ctx, NULL), 0);
+	lock = &((struct softkvm *)ctx)->fds.lock;
+	assert_int_equal(pthread_rwlock_rdlock(lock), 0);
+	assert_int_equal(pthread_create(&t, NULL, publish, ctx), 0);
+	/* The thread comes to the lock some time; from then on nobody else may look. */
+	for (; looks < 10000 && !pthread_rwlock_tryrdlock(lock); looks++) {
+		pthread_rwlock_unlock(lock);
+		nanosleep(&nap, NULL);
+	}
+	pthread_rwlock_unlock(lock);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	assert_true(looks < 10000);
+	softkvm_destroy(ctx);
 }
 
 /* Two contexts know nothing of each other. */
@@ -713,6 +744,7 @@ int main(void)
 		cmocka_unit_test(test_bus), cmocka_unit_test(test_bus_removal_race),
 		cmocka_unit_test(test_copies), cmocka_unit_test(test_fds_closed_outside),
 		cmocka_unit_test(test_reused_number), cmocka_unit_test(test_two_contexts),
+		cmocka_unit_test(test_table_changes_go_first),
 		cmocka_unit_test(test_many_vcpus), cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_guest_debug),
 		cmocka_unit_test(test_guest_debug_takes_tf),
