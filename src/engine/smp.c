@@ -363,8 +363,9 @@ int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, u
 			err_set(e, r, "memory slot %u: addresses and size must be multiples of 4096", i);
 			goto free_map;
 		}
-		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host,
-					   .flags = s->flags, .dirty = s->dirty, .id = s->id};
+		/* each member by name: else the compiler clears it first, by a slow instruction */
+		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host, .flags = s->flags,
+					   .dirty = s->dirty, .id = s->id, .passed_on = false, .words = NULL};
 	}
 	if (!is_sorted(m, n))
 		qsort(m->slot, n, sizeof(struct slot), slot_order);
