@@ -104,7 +104,8 @@ static int on_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 }
 
 static const struct engine_ops ops = {
-	on_mmio, on_io, on_rdmsr, on_wrmsr, on_cpuid, on_intr, on_cr8_read, on_cr8_write, on_hypercall,
+	.mmio = on_mmio, .io = on_io, .rdmsr = on_rdmsr, .wrmsr = on_wrmsr, .cpuid = on_cpuid,
+	.intr_take = on_intr, .cr8_read = on_cr8_read, .cr8_write = on_cr8_write, .hypercall = on_hypercall,
 };
 
 /* ---- the guest ------------------------------------------------------------------ */

@@ -59,7 +59,8 @@ static void cr8_write(void *cpu, uint64_t value)
 }
 
 static const struct engine_ops ops = {
-	no_access, no_access, no_rdmsr, no_wrmsr, on_cpuid, no_intr, cr8_read, cr8_write, NULL,
+	.mmio = no_access, .io = no_access, .rdmsr = no_rdmsr, .wrmsr = no_wrmsr, .cpuid = on_cpuid,
+	.intr_take = no_intr, .cr8_read = cr8_read, .cr8_write = cr8_write,
 };
 
 /* ---- the walker ----------------------------------------------------------- */
