@@ -27,16 +27,17 @@ static enum verdict x2apic_flags(const struct op *op, const char *kernel, const 
 	return is(op, &op_enable_cap) && op->arg[1] == KVM_CAP_X2APIC_API && op->arg[2] & 0xc ? AGREED_STOP : DIFFERS;
 }
 
-/* kvm_pvm takes UMIP, OSXSAVE, SMEP, SMAP and PKE in CR4 from user space whatever the guest's CPUID. */
+/* kvm_pvm takes UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP and PKE in CR4 from user space whatever the guest's CPUID. */
 static enum verdict smep(const struct op *op, const char *kernel, const char *soft)
 {
-	return is(op, &op_sregs) && op->arg[2] / 8 % 12 == 1 && op->arg[3] & (1 << 11 | 1 << 18 | 7ull << 20) &&
+	return is(op, &op_sregs) && op->arg[2] / 8 % 12 == 1 && op->arg[3] & (1 << 11 | 1 << 16 | 1 << 18 | 7ull << 20) &&
 		!strcmp(kernel, "KVM_SET_SREGS: 0") ? AGREED_STOP : DIFFERS;
 }
 
+/* kvm_pvm adds leaf 0Dh to any CPUID, and so takes all that the host has; here the guest's own leaf counts. */
 static enum verdict states(const struct op *op, const char *kernel, const char *soft)
 {
-	return is(op, &op_xcrs) && op->arg[4] & ~0xe7ull ? AGREED_STOP : DIFFERS;
+	return is(op, &op_xcrs) && op->arg[4] & ~7ull ? AGREED_STOP : DIFFERS;
 }
 
 static enum verdict scaling(const struct op *op, const char *kernel, const char *soft)

@@ -219,7 +219,7 @@ static uint64_t slot_flags(struct rng *r)
 
 static uint64_t host_offset(struct rng *r)
 {
-	return rng_hostile(r) ? PICK(r, 1, 0x800, 1ull << 47, UINT64_MAX - 0xfff)
+	return rng_hostile(r) ? PICK(r, 1, 0x800, 1ull << 47, 1ull << 63)
 			      : (8 + rng_below(r, 8)) * 0x1000ull;
 }
 
