@@ -65,6 +65,8 @@ struct op {
 	X(signal_mask) X(guest_debug) X(translate) X(tsc_khz) X(mce) X(run_now) X(bad_call)   \
 	X(guest)
 
+#define GUEST_MAX_EXITS 60 /* then a guest is cut off */
+
 #define DECLARE_OP(name) extern const struct op_kind op_##name;
 ALL_OPS(DECLARE_OP)
 #undef DECLARE_OP

@@ -27,7 +27,6 @@
 #define LAPIC	    0xfee00000u
 
 #define STEPS	  6
-#define MAX_EXITS 60
 
 enum step {
 	STEP_NONE, STEP_OUT, STEP_IN, STEP_STORE, STEP_LOAD, STEP_WINDOW, STEP_LAPIC_WRITE, STEP_LAPIC_READ,
@@ -385,7 +384,7 @@ static void guest(struct world *w, const uint64_t *a)
 	for (unsigned n = 0;; n += !is_window(run)) {
 		long r;
 
-		if (n == MAX_EXITS) { /* in a handler, perhaps: there is something in service, or not */
+		if (n == GUEST_MAX_EXITS) { /* in a handler, perhaps: there is something in service, or not */
 			say(&w->s, "no end");
 			w->stop = true;
 			break;
