@@ -278,6 +278,15 @@ int env_run_through(struct env *e, unsigned int cpu)
 	return v;
 }
 
+void *env_run_thread(void *runner)
+{
+	struct env_runner *r = runner;
+	struct engine_exit x;
+
+	r->result = env_run(r->e, r->cpu, &x);
+	return NULL;
+}
+
 const uint32_t env_ways[ENV_WAYS] = {0, ENGINE_DEBUG_ONE, ENGINE_DEBUG_SLOW};
 
 void env_frame(struct env *e, unsigned int cpu, int vector, struct env_frame *f)

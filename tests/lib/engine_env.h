@@ -8,6 +8,8 @@
 
 #include "engine/engine.h"
 
+#include <pthread.h>
+
 #define ENV_RAM	    (16u << 20)
 #define ENV_PT	    0x100000u /* page tables are allocated from here */
 #define ENV_GDT	    0x1000u
@@ -76,6 +78,14 @@ void env_start(struct env *e, unsigned int cpu, unsigned int cpl, uint64_t rip, 
 int env_run(struct env *e, unsigned int cpu, struct engine_exit *x);
 /* The same, but goes on behind exits for debugging. */
 int env_run_through(struct env *e, unsigned int cpu);
+/* env_run() of a vCPU on a thread of its own: env_run_thread() is for pthread_create(). */
+struct env_runner {
+	struct env *e;
+	unsigned int cpu;
+	pthread_t thread; /* the user's */
+	int result;	  /* of env_run() */
+};
+void *env_run_thread(void *runner);
 /* The ways of execution, for engine_set_debug(), which must agree: as ever, ONE, SLOW. */
 #define ENV_WAYS 3
 extern const uint32_t env_ways[ENV_WAYS];

@@ -204,28 +204,13 @@ SNIPPET(counter, "1: lock incq (%rdi)\nmov $1,%eax\nlock xaddl %eax,8(%rdi)\nloc
 SNIPPET(wait_change, "1: call 2f\ncmp $7,%eax\njne 1b\nint3\n.skip 0x1000 - (. - sn_wait_change)\n2: mov $1,%eax\nret");
 SNIPPET(make_change, "mov $2000000,%ecx\n1: dec %ecx\njnz 1b\nmovl $7,(%rdi)\nint3");
 
-struct runner {
-	struct env *e;
-	unsigned int cpu;
-	int result;
-};
-
-static void *run_thread(void *p)
-{
-	struct runner *r = p;
-	struct engine_exit x;
-
-	r->result = env_run(r->e, r->cpu, &x);
-	return NULL;
-}
-
 static void run_two(struct env *e)
 {
-	struct runner r[2] = {{e, 0, 0}, {e, 1, 0}};
+	struct env_runner r[2] = {{.e = e, .cpu = 0}, {.e = e, .cpu = 1}};
 	pthread_t t[2];
 
 	for (int i = 0; i < 2; i++)
-		assert_int_equal(pthread_create(&t[i], NULL, run_thread, &r[i]), 0);
+		assert_int_equal(pthread_create(&t[i], NULL, env_run_thread, &r[i]), 0);
 	for (int i = 0; i < 2; i++)
 		pthread_join(t[i], NULL);
 	assert_int_equal(r[0].result, 256);
@@ -275,7 +260,7 @@ SNIPPET(walk_memory, "1: mov %rdi,%rbx\nmov $64,%ecx\n2: mov %rax,(%rbx)\nadd (%
 static void maps_and_logs_change_under_a_running_guest(void **state)
 {
 	struct env *e = env_create(1);
-	struct runner r = {e, 0, 0};
+	struct env_runner r = {.e = e, .cpu = 0};
 	static uint64_t dirty[ENV_RAM / 4096 / 64];
 	struct engine_slot s[2] = {{.gpa = 0, .size = ENV_RAM, .host = e->ram, .dirty = dirty}, {.gpa = 1u << 30}};
 	struct err err;
@@ -286,7 +271,7 @@ static void maps_and_logs_change_under_a_running_guest(void **state)
 	PUT(e, LOAD, walk_memory);
 	env_start(e, 0, 0, LOAD, ENV_KSTACK);
 	set_gpr(e, 0, 7, VA);
-	assert_int_equal(pthread_create(&t, NULL, run_thread, &r), 0);
+	assert_int_equal(pthread_create(&t, NULL, env_run_thread, &r), 0);
 	for (int i = 0; i < 200; i++) {
 		/* a slot that comes and goes, and whose memory goes with it */
 		s[1].size = 4096;

@@ -21,29 +21,13 @@ SNIPPET(wait_only, RUN_AND_WAIT "call *%rdi\nint3");
 SNIPPET(touch, "movl $5,0x800(%rdi)\nint3");
 SNIPPET(change_and_say, "movl $7,1(%rdi)\nmovl $2,(%rsi)\nint3");
 
-struct runner {
-	struct env *e;
-	unsigned int cpu;
-	pthread_t thread;
-	int result;
-};
-
-static void *run_thread(void *p)
+static void start(struct env_runner *r, struct env *e, unsigned int cpu, uint32_t at)
 {
-	struct runner *r = p;
-	struct engine_exit x;
-
-	r->result = env_run(r->e, r->cpu, &x);
-	return NULL;
-}
-
-static void start(struct runner *r, struct env *e, unsigned int cpu, uint32_t at)
-{
-	*r = (struct runner){.e = e, .cpu = cpu};
+	*r = (struct env_runner){.e = e, .cpu = cpu};
 	env_start(e, cpu, 0, at, ENV_KSTACK - cpu * 0x400);
 	set_gpr(e, cpu, 7, FUNCTION);
 	set_gpr(e, cpu, 6, FLAG);
-	assert_int_equal(pthread_create(&r->thread, NULL, run_thread, r), 0);
+	assert_int_equal(pthread_create(&r->thread, NULL, env_run_thread, r), 0);
 }
 
 static uint32_t *word(struct env *e, uint32_t at)
@@ -67,7 +51,7 @@ static void change_in_between(bool own)
 	struct engine_vcpu *has_code = e->cpu[0];
 	_Atomic uint64_t *mark = &e->vm->map->slot[0].words[FUNCTION >> 12];
 	struct engine_regs regs;
-	struct runner r[3];
+	struct env_runner r[3];
 
 	PUT(e, FUNCTION, function);
 	PUT(e, LOAD, wait_only);
