@@ -180,27 +180,25 @@ void world_add_vcpu(struct world *w, unsigned vm, unsigned long id)
  * The kernel takes the count at once and may leave the interrupt to a work item;
  * softkvm's waiter thread does both. An irqfd bound, signalled and unbound after
  * the fact makes both finish: the kernel's work items run in order, and so do
- * the waiter's callbacks.
+ * the waiter's callbacks, which is why it is enough to see the last one's count taken
+ * (a semaphore that is an irqfd keeps a count on both sides).
  */
 static void fence(struct world *w, int vm)
 {
 	struct kvm_irqfd f = { .fd = (uint32_t)w->fence, .gsi = FENCE_GSI };
+	struct pollfd p = { .fd = w->fence, .events = POLLIN };
 
 	if (world_quiet(w, vm, KVM_IRQFD, &f))
 		return;
 	eventfd_write(w->fence, 1);
+	for (unsigned n = 0; poll(&p, 1, 0) == 1 && n < 20000; n++)
+		usleep(n < 100 ? 0 : 100);
 	f.flags = KVM_IRQFD_FLAG_DEASSIGN;
 	(void)world_quiet(w, vm, KVM_IRQFD, &f);
 }
 
 void world_settle(struct world *w)
 {
-	for (unsigned i = 0; w->s.soft && i < WORLD_EVENTS - 4; i++) {
-		struct pollfd p = { .fd = w->event[i], .events = POLLIN };
-
-		for (unsigned n = 0; w->binding[i].bound && poll(&p, 1, 0) == 1 && n < 20000; n++)
-			usleep(n < 100 ? 0 : 100);
-	}
 	for (unsigned v = 0; v < WORLD_VMS; v++)
 		if (w->vm[v] >= 0 && w->chips[v] != CHIPS_NONE)
 			fence(w, w->vm[v]);
