@@ -42,6 +42,7 @@ typedef uint32_t gsi_t;   /* global system interrupt */
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/notifier.h"
+#include "base/ranges.h"
 #include "base/thread.h"
 
 #endif

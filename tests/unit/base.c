@@ -505,12 +505,61 @@ static void errors(void **state)
 	assert_int_equal(strlen(e.text), sizeof(e.text) - 1);
 }
 
+/* Random edits against one mark a unit of the space. */
+static void range_tables(void **state)
+{
+	enum { SPACE = 64, IDS = 12 };
+	static struct range all[IDS];
+	struct ranges *t = ranges_edit(NULL, NULL, NULL);
+	uint64_t seed = 1;
+
+	assert_non_null(t);
+	for (unsigned round = 0; round < 20000; round++) {
+		struct range want, *in, *gone = NULL, *add = NULL;
+		struct ranges *new;
+		bool taken = false;
+
+		seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+		in = &all[(seed >> 33) % IDS];
+		want.start = (seed >> 40) % SPACE;
+		want.size = 1 + (seed >> 50) % (SPACE - want.start);
+		if (in->size)
+			gone = in;
+		for (unsigned i = 0; i < IDS; i++)
+			taken |= &all[i] != in && range_overlaps(all[i].start, all[i].size, want.start, want.size);
+		if (!taken && (!gone || seed >> 63))
+			add = &want;
+		new = ranges_edit(t, gone, add);
+		assert_non_null(new);
+		assert_int_equal(new->n, t->n - !!gone + !!add);
+		*in = add ? want : (struct range){ 0, 0 };
+		/* the old table is as it was */
+		for (unsigned i = 0; i < t->n; i++)
+			assert_true(i == 0 || t->at[i] == in || t->at[i - 1] == in || t->at[i - 1]->start < t->at[i]->start);
+		for (unsigned i = 0; i < new->n; i++)
+			if (new->at[i] == &want)
+				new->at[i] = in;
+		free(t);
+		t = new;
+		for (uint64_t a = 0; a < SPACE; a++) {
+			const struct range *r = ranges_find(t, a), *found = NULL;
+
+			for (unsigned i = 0; i < IDS; i++)
+				if (a - all[i].start < all[i].size)
+					found = &all[i];
+			assert_ptr_equal(r, found);
+		}
+	}
+	free(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sizes),
 		cmocka_unit_test(numbers),
 		cmocka_unit_test(ranges),
+		cmocka_unit_test(range_tables),
 		cmocka_unit_test(histograms),
 		cmocka_unit_test(notifier_counts),
 		cmocka_unit_test(notifier_sinks),
