@@ -361,17 +361,17 @@ static void load(struct box *b, const char *kernel, const char *initrd, const ch
 }
 
 /* The image ends at 1 MiB and at 4 GiB; the vCPU is as RESET left it. */
-static void load_bios(struct box *b, struct engine_vm *vm, const struct engine_slot *ram, const char *name)
+static void load_bios(struct box *b, struct engine_vm *vm, const char *name)
 {
 	size_t size;
 	const uint8_t *f = file_map(name, &size);
 	uint8_t *rom = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct engine_slot s[2] = {*ram, {.gpa = (1ull << 32) - size, .size = size, .host = rom,
-					  .flags = ENGINE_SLOT_RDONLY}};
+	struct engine_slot s = {.gpa = (1ull << 32) - size, .size = size, .host = rom,
+				.flags = ENGINE_SLOT_RDONLY};
 
 	memcpy(rom, f, size);
 	memcpy(b->ram + 0x100000 - size, f, size);
-	if (engine_vm_set_slots(vm, s, 2, NULL))
+	if (engine_vm_change_slot(vm, NULL, &s, NULL))
 		exit(1);
 }
 
@@ -394,7 +394,7 @@ int main(int argc, char **argv)
 	pthread_cond_init(&b.wake, NULL);
 	b.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	slot = (struct engine_slot){.gpa = 0, .size = RAM_SIZE, .host = b.ram};
-	if (engine_vm_create(NULL, &vm, &e) || engine_vm_set_slots(vm, &slot, 1, &e) ||
+	if (engine_vm_create(NULL, &vm, &e) || engine_vm_change_slot(vm, NULL, &slot, &e) ||
 	    engine_vcpu_create(vm, 0, &ops, &b, &b.cpu, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		return 1;
@@ -402,7 +402,7 @@ int main(int argc, char **argv)
 	i8259_init(&b.pic, &pic_sink, &b, false);
 	i8254_init(&b.pit, 0, &pit_sink, &b, now_ns());
 	if (!strcmp(argv[1], "--bios") && argc > 2)
-		load_bios(&b, vm, &slot, argv[2]);
+		load_bios(&b, vm, argv[2]);
 	else
 			load(&b, argv[1], argc > 2 && argv[2][0] ? argv[2] : NULL,
 		     argc > 3 ? argv[3] : "console=ttyS0 earlyprintk=serial,ttyS0,115200 noapic nolapic acpi=off pci=off nokaslr "

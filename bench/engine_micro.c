@@ -328,8 +328,10 @@ int main(int argc, char **argv)
 	map_program();
 	map_same((uint64_t)arena, (uint64_t)arena + ARENA);
 	slots[n_slots++] = (struct engine_slot){.gpa = 0, .size = LOW, .host = low};
-	if (engine_vm_create(NULL, &vm, &e) || engine_vm_set_slots(vm, slots, n_slots, &e) ||
-	    engine_vcpu_create(vm, 0, &ops, NULL, &cpu, &e)) {
+	bad = engine_vm_create(NULL, &vm, &e);
+	for (unsigned int i = 0; !bad && i < n_slots; i++)
+		bad = engine_vm_change_slot(vm, NULL, &slots[i], &e);
+	if (bad || engine_vcpu_create(vm, 0, &ops, NULL, &cpu, &e)) {
 		fprintf(stderr, "%s\n", e.text);
 		return 1;
 	}

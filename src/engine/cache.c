@@ -570,15 +570,15 @@ void cache_drop_page(struct engine_vcpu *v, gpa_t gpa)
 	page_drop(v, gpa & PAGE_MASK_);
 }
 
-void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host)
+void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host, bool marked)
 {
 	struct code_page *p = *page_slot(v->cache, gpa);
 	uint64_t sum = 0;
 
 	if (!p)
 		return;
-	for (uint64_t g = p->granules; g; g &= g - 1)
+	for (uint64_t g = marked ? p->granules : 0; g; g &= g - 1)
 		sum ^= granule_sum(v->cache, host, (unsigned int)__builtin_ctzll(g));
-	if (sum != p->sum)
+	if (!marked || sum != p->sum)
 		page_drop(v, gpa);
 }

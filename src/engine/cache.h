@@ -140,7 +140,9 @@ void cache_flush(struct engine_vcpu *v);	     /* forget all blocks */
 void cache_drop_page(struct engine_vcpu *v, gpa_t gpa);
 /* A store of len bytes at gpa touches no code, and there were not too many such. */
 bool cache_spare_write(struct engine_vcpu *v, gpa_t gpa, unsigned int len);
-void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host);
+/* What the host has there, marked or not, is about to be run: drop the page's blocks unless they are
+ * of these bytes, and stores to them will be seen. */
+void cache_page_verify(struct engine_vcpu *v, gpa_t gpa, const uint8_t *host, bool marked);
 
 /* The block for (gpa, rip, mode), NULL if there is none; second: as there, 0: any. */
 struct block *cache_find(struct cache *c, gpa_t gpa, uint64_t rip, uint32_t mode, uint32_t second);

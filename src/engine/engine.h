@@ -104,13 +104,14 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 void engine_vm_destroy(struct engine_vm *vm);
 
 /*
- * Replace the memory map. Slots must not overlap; they are copied, the host
- * memory is not and must stay mapped until a later call has returned without
- * it. Any thread but never from inside an op; returns when no vCPU uses the old
- * map. Errors: -EINVAL (alignment, overlap, wrap), -ENOMEM.
+ * Change the memory map by one slot: the one that begins at *gone leaves it (NULL: none does), *add
+ * comes (NULL: none does). *add is copied; the host memory is not and must stay mapped until a later
+ * call has returned without it. Any thread but never from inside an op; returns when no vCPU
+ * uses the old map. Code that was translated is looked at when its page is fetched again: of the same
+ * bytes in the same slot it stays. Errors: -EINVAL (alignment, overlap, wrap), -ENOENT (gone), -ENOMEM.
  */
-int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, unsigned int n,
-			struct err *e) __must_check;
+int engine_vm_change_slot(struct engine_vm *vm, const gpa_t *gone, const struct engine_slot *add,
+			  struct err *e) __must_check;
 
 /*
  * Forget that pages of [gpa, gpa+size) may be written without a mark in their

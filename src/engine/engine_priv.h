@@ -214,7 +214,6 @@ struct xcomp {
 struct insn_slot;
 struct memo;
 struct cache;
-struct slot_map;
 
 struct engine_vcpu {
 	/* translated code addresses these through GS */
@@ -326,8 +325,10 @@ struct engine_vcpu {
 	bool req_all, req_map;
 	_Atomic uint32_t req_posted, req_done;
 
-	struct slot_map *map;	/* the map in use; changes only at a safe point */
-	unsigned int last_slot;
+	/* The map in use, of struct slot, and the slot found last, or NULL. They change only at a safe
+	 * point, and are there only in guest mode (docs/ENGINE.md, "The memory map"). */
+	const struct ranges *map;
+	struct slot *last_slot;
 	struct cache *cache;
 	struct insn_slot *insns;
 	struct memo *memos;	/* decode_memo.c */
@@ -507,19 +508,17 @@ static inline enum tlb_mode data_mode(const struct engine_vcpu *v)
 
 /* tlb.c */
 struct slot {
-	gpa_t gpa;
-	uint64_t size;
+	struct range r; /* guest-physical */
 	uint8_t *host;
 	uint32_t flags;
 	uint64_t *dirty;
 	uint32_t id;
-	bool passed_on;		 /* words are a newer map's */
 	_Atomic uint64_t *words; /* a page: vCPUs with code (low half), with a write tag (high) */
 };
-struct slot_map {
-	unsigned int n, refs;
-	struct slot slot[];
-};
+static inline uint8_t *slot_host(const struct slot *s, gpa_t gpa)
+{
+	return s->host + (gpa - s->r.start);
+}
 struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa);
 void slot_dirty(struct engine_vcpu *v, const struct slot *s, gpa_t gpa);
 void code_flush(struct engine_vcpu *v); /* all translated code */
@@ -677,7 +676,7 @@ struct engine_vm {
 	pthread_mutex_t list_lock;  /* vCPU list; never held while waiting. Taken inside lock */
 	_Atomic bool dropping;	    /* a page's marks are gone, its vCPUs not told yet; list_lock */
 	pthread_mutex_t split_lock; /* locked accesses that cross a page */
-	struct slot_map *map, *old_map;
+	struct ranges *map; /* of struct slot */
 	struct engine_vcpu **vcpu;
 	_Atomic unsigned int n_vcpu;
 	uint32_t code_mib;

@@ -65,11 +65,12 @@ static void recover(struct engine_vcpu *v)
 
 static bool in_slot(const struct engine_vcpu *v, uint64_t host)
 {
-	const struct slot_map *m = v->map;
+	for (unsigned int i = 0; i < v->map->n; i++) {
+		const struct slot *s = container_of(v->map->at[i], struct slot, r);
 
-	for (unsigned int i = 0; m && i < m->n; i++)
-		if (host - (uint64_t)m->slot[i].host < m->slot[i].size)
+		if (host - (uint64_t)s->host < s->r.size)
 			return true;
+	}
 	return false;
 }
 
@@ -78,7 +79,7 @@ static bool ours_in_c(struct engine_vcpu *v, int sig, const siginfo_t *si, ucont
 {
 	greg_t *r = uc->uc_mcontext.gregs;
 
-	if (!v || (sig != SIGSEGV && sig != SIGBUS) || !in_slot(v, (uint64_t)si->si_addr) ||
+	if (!v || !atomic_load(&v->in_guest) || (sig != SIGSEGV && sig != SIGBUS) || !in_slot(v, (uint64_t)si->si_addr) ||
 	    (v->ops->handles_fault && v->ops->handles_fault((uint64_t)r[REG_RIP])))
 		return false;
 	v->fault_host = (uint64_t)r[REG_RIP];

@@ -153,6 +153,28 @@ static int piece_write(struct engine_vcpu *v, struct pageref *r, const uint8_t *
 	return X_NEXT;
 }
 
+static int piece_get(struct engine_vcpu *v, struct mref *m, unsigned int i)
+{
+	uint64_t lin = i ? m->lin + m->split : m->lin;
+
+	return page_get(v, is_long(v) || !i ? lin : lin & 0xffffffffu, m->write, m->mode, &m->pg[i]);
+}
+
+/* Both pages, or those of them that there are. */
+static int pieces_get(struct engine_vcpu *v, struct mref *m)
+{
+	int r = piece_get(v, m, 0);
+
+	m->epoch = v->epoch;
+	return r || m->split == m->size ? r : piece_get(v, m, 1);
+}
+
+/* If an op has run since, the memory map may be another. */
+static int pieces_renew(struct engine_vcpu *v, struct mref *m)
+{
+	return m->epoch == v->epoch ? X_NEXT : pieces_get(v, m);
+}
+
 int gmem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int size, bool read,
 	     bool write, enum tlb_mode mode, int which)
 {
@@ -162,23 +184,13 @@ int gmem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int 
 
 	m->lin = lin;
 	m->mode = (uint8_t)mode;
-	m->epoch = v->epoch;
 	m->size = (uint16_t)size;
 	m->write = write;
 	m->bounced = false;
 	m->split = (uint16_t)(size <= room ? size : room);
-	r = page_get(v, lin, write, mode, &m->pg[0]);
+	r = pieces_get(v, m);
 	if (r)
 		return r;
-	if (size > room) {
-		uint64_t next = lin + room;
-
-		if (!is_long(v))
-			next &= 0xffffffffu;
-		r = page_get(v, next, write, mode, &m->pg[1]);
-		if (r)
-			return r;
-	}
 	if (size <= room && m->pg[0].host) {
 		m->ptr = m->pg[0].host;
 		return X_NEXT;
@@ -190,9 +202,10 @@ int gmem_open(struct engine_vcpu *v, struct mref *m, uint64_t lin, unsigned int 
 	if (!read)
 		return X_NEXT;
 	r = piece_read(v, &m->pg[0], buf, m->split);
-	if (!r && m->split < size)
-		r = piece_read(v, &m->pg[1], buf + m->split, size - m->split);
-	return r;
+	if (r || m->split == size)
+		return r;
+	r = pieces_renew(v, m);
+	return r ? r : piece_read(v, &m->pg[1], buf + m->split, size - m->split);
 }
 
 int gmem_close(struct engine_vcpu *v, struct mref *m)
@@ -206,18 +219,13 @@ int gmem_close(struct engine_vcpu *v, struct mref *m)
 			page_code_written(v, m->pg[0].slot, m->pg[0].gpa, m->size);
 		return X_NEXT;
 	}
-	if (m->epoch != v->epoch) {
-		/* an op ran since: the memory map may be another */
-		r = page_get(v, m->lin, true, m->mode, &m->pg[0]);
-		if (!r && m->split < m->size)
-			r = page_get(v, m->lin + m->split, true, m->mode, &m->pg[1]);
-		if (r)
-			return r;
-	}
-	r = piece_write(v, &m->pg[0], m->ptr, m->split);
-	if (!r && m->split < m->size)
-		r = piece_write(v, &m->pg[1], (uint8_t *)m->ptr + m->split, m->size - m->split);
-	return r;
+	r = pieces_renew(v, m);
+	if (!r)
+		r = piece_write(v, &m->pg[0], m->ptr, m->split);
+	if (r || m->split == m->size)
+		return r;
+	r = pieces_renew(v, m);
+	return r ? r : piece_write(v, &m->pg[1], (uint8_t *)m->ptr + m->split, m->size - m->split);
 }
 
 /* Any length, page by page; checks all before the first byte is moved. */

@@ -25,7 +25,7 @@ static int fault(struct engine_vcpu *v, uint64_t lin, uint32_t code)
 static void *entry_ptr(struct engine_vcpu *v, gpa_t gpa, struct slot **s)
 {
 	*s = slot_find(v, gpa);
-	return *s ? (*s)->host + (gpa - (*s)->gpa) : NULL;
+	return *s ? slot_host(*s, gpa) : NULL;
 }
 
 static uint64_t entry_load(const void *p, unsigned int size)
@@ -228,10 +228,9 @@ int engine_translate(struct engine_vcpu *v, gva_t gva, gpa_t *gpa, bool *writabl
 		*user = false;
 		return 0;
 	}
-	if (atomic_load(&v->attn) & REQ_TLB)
-		requests_handle(v);
+	guest_enter(v);
 	r = mmu_walk(v, gva, false, false, TM_SUP_AC, true, &w);
-
+	guest_leave(v);
 	v->exc = keep;
 	if (r)
 		return -EFAULT;

@@ -285,13 +285,13 @@ static void branch_undo(struct engine_vcpu *v, const struct block *b)
 		return;
 	fpu_put(v);
 	if (second) {
-		if (!insn_decode_across(v, b, s->host + ((b->gpa & PAGE_MASK_) - s->gpa),
-					second->host + (SECOND_GPA(b) - second->gpa), &in))
+		if (!insn_decode_across(v, b, slot_host(s, b->gpa & PAGE_MASK_), slot_host(second, SECOND_GPA(b)),
+					&in))
 			return;
 	}
 	while (off + in.len < b->len) {
 		off += in.len;
-		if (insn_decode_memo(v, s->host + (b->gpa - s->gpa) + off, b->len - off, 8, &in))
+		if (insn_decode_memo(v, slot_host(s, b->gpa) + off, b->len - off, 8, &in))
 			return;
 	}
 	if (in.kind == K_RET) {

@@ -13,7 +13,7 @@
 
 static _Atomic uint64_t *page_word(struct slot *s, gpa_t gpa)
 {
-	return &s->words[(gpa - s->gpa) >> 12];
+	return &s->words[(gpa - s->r.start) >> 12];
 }
 
 /* ---- requests ---- */
@@ -22,6 +22,14 @@ void requests_handle(struct engine_vcpu *v)
 {
 	mutex_lock(&v->req_lock);
 	atomic_fetch_and(&v->attn, ~REQ_TLB);
+	if (v->req_map) {
+		/* published before the request was posted. What is in the tables says where memory was;
+		 * code is looked at when its page is fetched again (itlb_get()). */
+		v->map = __atomic_load_n(&v->vm->map, __ATOMIC_ACQUIRE);
+		v->last_slot = NULL;
+		tlb_flush_all(v);
+		v->cache->generation++;
+	}
 	for (unsigned int i = 0; i < v->req_n; i++) {
 		gpa_t gpa = v->req[i].pfn << 12;
 
@@ -40,16 +48,11 @@ void requests_handle(struct engine_vcpu *v)
 		}
 	}
 	v->req_n = 0;
-	if (v->req_map || v->req_all) {
-		/* the caller of engine_vm_set_slots may not have taken the lock's word yet:
-		 * the map pointer is published before the request is posted */
-		if (v->req_map)
-			v->map = __atomic_load_n(&v->vm->map, __ATOMIC_ACQUIRE);
-		v->last_slot = 0;
-		tlb_flush_all(v);
+	if (v->req_all) {
+		tlb_drop_write(v);
 		cache_flush(v);
-		v->req_map = v->req_all = false;
 	}
+	v->req_map = v->req_all = false;
 	atomic_store(&v->req_done, atomic_load(&v->req_posted));
 	mutex_unlock(&v->req_lock);
 }
@@ -148,23 +151,25 @@ void page_mark_code(struct engine_vcpu *v, struct slot *s, gpa_t gpa)
 		if (writers & v->bit)
 			tlb_drop_write_page(v, gpa);
 		if (writers & ~v->bit || vm->n_vcpu > 32) {
+			bool same_map;
+
 			/* others drop theirs at their next safe point; we are at one meanwhile */
 			guest_leave(v);
 			mutex_lock(&vm->lock);
-			for (unsigned int i = 0; i < vm->n_vcpu; i++) {
+			same_map = !v->req_map; /* else our slot may be gone */
+			for (unsigned int i = 0; same_map && i < vm->n_vcpu; i++) {
 				struct engine_vcpu *o = vm->vcpu[i];
 
 				if (o != v && (writers & o->bit))
 					request_wait(o, request_post(o, RQ_DROP_WRITE, gpa));
 			}
+			if (same_map)
+				atomic_fetch_and(w, ~((uint64_t)writers << 32));
 			mutex_unlock(&vm->lock);
-			atomic_fetch_and(w, ~((uint64_t)writers << 32));
 			guest_enter(v);
 			/* what was asked of us meanwhile may have taken the mark back, or the map */
 			s = slot_find(v, gpa);
-			if (!s)
-				return;
-			if (atomic_load(page_word(s, gpa)) & v->bit)
+			if (!s || (same_map && atomic_load(page_word(s, gpa)) & v->bit))
 				return;
 			continue;
 		}
@@ -217,7 +222,7 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 
 	if (!vm)
 		return err_set(e, -ENOMEM, "cannot allocate a virtual machine");
-	vm->map = calloc(1, sizeof(*vm->map));
+	vm->map = ranges_edit(NULL, NULL, NULL);
 	if (!vm->map) {
 		free(vm);
 		return err_set(e, -ENOMEM, "cannot allocate a memory map");
@@ -230,62 +235,20 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 	return 0;
 }
 
-static void map_free(struct slot_map *m)
+static void slot_free(struct slot *s)
 {
-	for (unsigned int i = 0; m && i < m->n; i++)
-		if (!m->slot[i].passed_on)
-			free((void *)m->slot[i].words);
-	free(m);
-}
-
-/*
- * Page words for m's first n slots: those of the map before, where it has the same
- * slot (what is noted there stays true enough: who has no tag or code any more is
- * asked once for nothing), else new ones. -ENOMEM: m is as it was.
- */
-static int words_take(struct slot_map *m, unsigned int n, struct slot_map *before)
-{
-	struct slot *o = before ? before->slot : NULL, *end = before ? o + before->n : NULL;
-
-	for (struct slot *s = m->slot; s < m->slot + n; s++) {
-		while (o < end && o->gpa < s->gpa)
-			o++;
-		if (o < end && o->gpa == s->gpa && o->size == s->size && o->host == s->host) {
-			s->words = o->words;
-			o->passed_on = true;
-			continue;
-		}
-		s->words = calloc(s->size >> 12, sizeof(uint64_t));
-		if (s->words)
-			continue;
-		for (struct slot *d = m->slot; d < s; d++) {
-			for (o = before ? before->slot : NULL; o < end && o->words != d->words; o++)
-				;
-			if (o < end)
-				o->passed_on = false;
-			else
-				free((void *)d->words);
-		}
-		return -ENOMEM;
-	}
-	m->n = n;
-	return 0;
-}
-
-static bool is_sorted(const struct slot_map *m, unsigned int n)
-{
-	for (unsigned int i = 1; i < n; i++)
-		if (m->slot[i].gpa < m->slot[i - 1].gpa)
-			return false;
-	return true;
+	if (s)
+		free((void *)s->words);
+	free(s);
 }
 
 void engine_vm_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
-	map_free(vm->map);
-	map_free(vm->old_map);
+	for (unsigned int i = 0; i < vm->map->n; i++)
+		slot_free(container_of(vm->map->at[i], struct slot, r));
+	free(vm->map);
 	mutex_destroy(&vm->lock);
 	mutex_destroy(&vm->list_lock);
 	mutex_destroy(&vm->split_lock);
@@ -330,13 +293,6 @@ void vm_remove_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
 	mutex_unlock(&vm->lock);
 }
 
-static int slot_order(const void *a, const void *b)
-{
-	gpa_t x = ((const struct slot *)a)->gpa, y = ((const struct slot *)b)->gpa;
-
-	return x < y ? -1 : x > y;
-}
-
 /* Post to every vCPU and wait until each has done it or is outside. vm->lock held. */
 static void all_sync_locked(struct engine_vm *vm, uint8_t kind)
 {
@@ -346,52 +302,85 @@ static void all_sync_locked(struct engine_vm *vm, uint8_t kind)
 		request_wait(vm->vcpu[i], atomic_load(&vm->vcpu[i]->req_posted));
 }
 
-int engine_vm_set_slots(struct engine_vm *vm, const struct engine_slot *slots, unsigned int n,
-			struct err *e)
+static bool slot_is_valid(const struct engine_slot *s)
 {
-	struct slot_map *m = malloc(sizeof(*m) + n * sizeof(struct slot)), *old;
-	int r = -EINVAL;
+	return s->size && !((s->gpa | s->size | (uint64_t)s->host) & 4095) && s->host &&
+	       range_within(s->gpa, s->size, 1ull << 52);
+}
 
-	if (!m)
-		return err_set(e, -ENOMEM, "cannot allocate a memory map of %u slots", n);
-	m->n = 0;
-	for (unsigned int i = 0; i < n; i++) {
-		const struct engine_slot *s = &slots[i];
+/* Is there a slot but `but` in [gpa, gpa + size)? */
+static bool slot_is_over(const struct ranges *map, const struct slot *but, gpa_t gpa, uint64_t size)
+{
+	for (unsigned int i = ranges_place(map, gpa); i < map->n && map->at[i]->start < gpa + size; i++)
+		if (!but || map->at[i] != &but->r)
+			return true;
+	return false;
+}
 
-		if (!s->size || ((s->gpa | s->size | (uint64_t)s->host) & 4095) || !s->host ||
-		    s->gpa + s->size < s->gpa || s->gpa + s->size > 1ull << 52) {
-			err_set(e, r, "memory slot %u: addresses and size must be multiples of 4096", i);
-			goto free_map;
-		}
-		/* each member by name: else the compiler clears it first, by a slow instruction */
-		m->slot[i] = (struct slot){.gpa = s->gpa, .size = s->size, .host = s->host, .flags = s->flags,
-					   .dirty = s->dirty, .id = s->id, .passed_on = false, .words = NULL};
+/*
+ * The slot that comes in the place of `gone`. If it is the same memory at the same place it takes its
+ * page words (what is noted there stays true enough: who has no tag or code any more is asked once
+ * for nothing), else new ones: code that was made when another slot was there finds no mark.
+ */
+static struct slot *slot_make(const struct engine_slot *s, const struct slot *gone)
+{
+	struct slot *new = malloc(sizeof(*new));
+
+	if (!new)
+		return NULL;
+	*new = (struct slot){.r = {s->gpa, s->size}, .host = s->host, .flags = s->flags, .dirty = s->dirty,
+			     .id = s->id};
+	if (gone && gone->r.start == s->gpa && gone->r.size == s->size && gone->host == s->host)
+		new->words = gone->words;
+	else
+		new->words = calloc(s->size >> 12, sizeof(uint64_t));
+	if (new->words)
+		return new;
+	free(new);
+	return NULL;
+}
+
+static int change_slot_locked(struct engine_vm *vm, const gpa_t *at, const struct engine_slot *add,
+			      struct err *e)
+{
+	struct range *r = at ? ranges_find(vm->map, *at) : NULL;
+	struct slot *gone = r ? container_of(r, struct slot, r) : NULL, *new = NULL;
+	struct ranges *map, *old = vm->map;
+
+	if (at && (!gone || gone->r.start != *at))
+		return err_set(e, -ENOENT, "no memory slot begins at %#llx", (unsigned long long)*at);
+	if (add) {
+		if (slot_is_over(vm->map, gone, add->gpa, add->size))
+			return err_set(e, -EINVAL, "memory slots overlap at %#llx", (unsigned long long)add->gpa);
+		new = slot_make(add, gone);
+		if (!new)
+			return err_set(e, -ENOMEM, "cannot allocate a memory slot");
 	}
-	if (!is_sorted(m, n))
-		qsort(m->slot, n, sizeof(struct slot), slot_order);
-	for (unsigned int i = 1; i < n; i++)
-		if (m->slot[i].gpa - m->slot[i - 1].gpa < m->slot[i - 1].size) {
-			err_set(e, r, "memory slots overlap at %#llx", (unsigned long long)m->slot[i].gpa);
-			goto free_map;
-		}
-	mutex_lock(&vm->lock);
-	old = vm->map;
-	r = words_take(m, n, old);
-	if (r) {
-		mutex_unlock(&vm->lock);
-		(void)err_set(e, r, "cannot allocate page words");
-		goto free_map;
+	map = ranges_edit(old, gone ? &gone->r : NULL, new ? &new->r : NULL);
+	if (!map) {
+		if (gone && new && new->words == gone->words)
+			new->words = NULL;
+		slot_free(new);
+		return err_set(e, -ENOMEM, "cannot allocate a memory map");
 	}
-	__atomic_store_n(&vm->map, m, __ATOMIC_RELEASE);
+	__atomic_store_n(&vm->map, map, __ATOMIC_RELEASE);
 	all_sync_locked(vm, RQ_NEW_MAP);
-	/* a vCPU outside of engine_run() still names the old map: it handles the request
-	 * before it looks; keep one generation so that no pointer dangles */
-	map_free(vm->old_map);
-	vm->old_map = old;
-	mutex_unlock(&vm->lock);
+	free(old);
+	if (gone && new && new->words == gone->words)
+		gone->words = NULL;
+	slot_free(gone);
 	return 0;
-free_map:
-	map_free(m);
+}
+
+int engine_vm_change_slot(struct engine_vm *vm, const gpa_t *gone, const struct engine_slot *add, struct err *e)
+{
+	int r;
+
+	if (add && !slot_is_valid(add))
+		return err_set(e, -EINVAL, "a memory slot's addresses and size must be multiples of 4096");
+	mutex_lock(&vm->lock);
+	r = change_slot_locked(vm, gone, add, e);
+	mutex_unlock(&vm->lock);
 	return r;
 }
 

@@ -176,8 +176,6 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 
 	if (r)
 		return r;
-	if (atomic_load(&v->attn) & REQ_TLB)
-		requests_handle(v); /* the map that PDPTEs are read from */
 	for (int i = 0; i < 6; i++)
 		seg_from_api(&v->seg[i], &s->seg[i]);
 	seg_from_api(&v->seg[S_LDT], &s->ldt);
@@ -196,8 +194,11 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	if (pae_paging(v)) {
 		for (int i = 0; s->has_pdptes && i < 4; i++)
 			v->pdpte[i] = s->pdpte[i];
-		if (!s->has_pdptes)
+		if (!s->has_pdptes) {
+			guest_enter(v);
 			(void)pdptes_load(v, v->cr3);
+			guest_leave(v);
+		}
 	}
 	tlb_flush_all(v);
 	mode_update(v);

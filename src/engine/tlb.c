@@ -7,32 +7,20 @@
 
 struct slot *slot_find(struct engine_vcpu *v, gpa_t gpa)
 {
-	struct slot_map *m = v->map;
-	unsigned int lo = 0, hi;
+	struct range *r;
 
-	if (!m || !m->n)
+	if (v->last_slot && gpa - v->last_slot->r.start < v->last_slot->r.size)
+		return v->last_slot;
+	r = ranges_find(v->map, gpa);
+	if (!r)
 		return NULL;
-	if (v->last_slot < m->n && gpa - m->slot[v->last_slot].gpa < m->slot[v->last_slot].size)
-		return &m->slot[v->last_slot];
-	hi = m->n;
-	while (lo < hi) {
-		unsigned int mid = (lo + hi) / 2;
-
-		if (gpa < m->slot[mid].gpa) {
-			hi = mid;
-		} else if (gpa - m->slot[mid].gpa >= m->slot[mid].size) {
-			lo = mid + 1;
-		} else {
-			v->last_slot = mid;
-			return &m->slot[mid];
-		}
-	}
-	return NULL;
+	v->last_slot = container_of(r, struct slot, r);
+	return v->last_slot;
 }
 
 void slot_dirty(struct engine_vcpu *v, const struct slot *s, gpa_t gpa)
 {
-	uint64_t page = (gpa - s->gpa) >> 12, bit = 1ull << (page % 64);
+	uint64_t page = (gpa - s->r.start) >> 12, bit = 1ull << (page % 64);
 
 	if (!s->dirty || __atomic_fetch_or(&s->dirty[page / 64], bit, __ATOMIC_SEQ_CST) & bit)
 		return;
@@ -162,7 +150,7 @@ void tlb_drop_write_page(struct engine_vcpu *v, gpa_t gpa)
 	v->write_epoch++;
 	if (!s)
 		return;
-	uint64_t host = (uint64_t)(s->host + ((gpa & PAGE_MASK_) - s->gpa));
+	uint64_t host = (uint64_t)slot_host(s, gpa & PAGE_MASK_);
 
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
 		if (!(v->write_modes >> m & 1))
@@ -224,11 +212,11 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 	r->rom = NULL;
 	if (!r->slot || (write && (r->slot->flags & ENGINE_SLOT_RDONLY))) {
 		if (r->slot)
-			r->rom = r->slot->host + (w.gpa - r->slot->gpa);
+			r->rom = slot_host(r->slot, w.gpa);
 		r->slot = NULL;
 		return X_NEXT;
 	}
-	r->host = r->slot->host + (w.gpa - r->slot->gpa);
+	r->host = slot_host(r->slot, w.gpa);
 	if (!(v->cr0 & CR0_PG))
 		lin &= 0xffffffffu;
 	v->stats.tlb_fills++;
@@ -270,15 +258,15 @@ struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
 	s = slot_find(v, w.gpa);
 	e->tag = tag;
 	e->gpa = w.gpa & PAGE_MASK_;
-	e->host = s ? s->host + (e->gpa - s->gpa) : NULL;
+	e->host = s ? slot_host(s, e->gpa) : NULL;
 	private_set(v, TLB_DATA + (unsigned int)m * ITLB_SIZE + i, w.global);
 	v->itlb_key[m][i] = ~0ull;
 	if (w.page_size > 4096)
 		large_note(v, lin, w.page_size);
 	if (s) {
-		/* The guest maps the page afresh: somebody outside (DMA) may have written it
-		 * since its blocks were made. Compare. */
-		cache_page_verify(v, e->gpa, e->host);
+		/* The guest maps the page afresh, or the memory map is another: somebody outside
+		 * (DMA) may have written it since its blocks were made, or it is another page. */
+		cache_page_verify(v, e->gpa, e->host, page_is_marked(v, s, e->gpa));
 		v->itlb_key[m][i] = itlb_key_of(tag, e->gpa);
 	}
 	return e;

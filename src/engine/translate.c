@@ -735,8 +735,8 @@ bool block_locate(struct engine_vcpu *v, struct block *b, uint32_t off, struct l
 	c->faults = own.faults;
 	/* the first time to learn where it begins; nothing is written behind `end` */
 	t.b = b;
-	t.page = s->host + ((b->gpa & PAGE_MASK_) - s->gpa);
-	t.second = second ? second->host + (SECOND_GPA(b) - second->gpa) : NULL;
+	t.page = slot_host(s, b->gpa & PAGE_MASK_);
+	t.second = second ? slot_host(second, SECOND_GPA(b)) : NULL;
 	t.probe = 0;
 	t.e.p = t.e.end = c->rw;
 	for (unsigned int pass = 0; ok && pass < 2; pass++) {

@@ -10,7 +10,7 @@
 
 int memslots_init(struct memslots *m, struct grace *g, struct engine_vm *engine)
 {
-	struct memslot_table *t = calloc(1, sizeof(*t));
+	struct ranges *t = ranges_edit(NULL, NULL, NULL);
 
 	if (!t)
 		return -ENOMEM;
@@ -20,24 +20,28 @@ int memslots_init(struct memslots *m, struct grace *g, struct engine_vm *engine)
 	return 0;
 }
 
-static void log_put(struct dirty_log *log)
+static struct memslot *slot_of(struct range *r)
 {
-	if (!log || --log->refs)
-		return;
-	free(log->bits);
-	free(log);
+	return r ? container_of(r, struct memslot, r) : NULL;
 }
 
-static void table_free(struct memslot_table *t)
+static void log_free(struct dirty_log *log)
 {
-	for (unsigned i = 0; i < t->nr; i++)
-		log_put(t->slot[i].log);
-	free(t);
+	if (log)
+		free(log->bits);
+	free(log);
 }
 
 void memslots_destroy(struct memslots *m)
 {
-	table_free(atomic_load(&m->table));
+	struct ranges *t = atomic_load(&m->table);
+
+	for (unsigned i = 0; i < t->n; i++) {
+		log_free(slot_of(t->at[i])->log);
+		free(slot_of(t->at[i]));
+	}
+	free(t);
+	free(m->by_id);
 	mutex_destroy(&m->lock);
 }
 
@@ -59,36 +63,27 @@ static struct dirty_log *log_create(uint64_t pages, bool all_dirty)
 	return log;
 }
 
-static struct memslot *find_id(struct memslot_table *t, unsigned id)
+static struct memslot *find_id(const struct memslots *m, unsigned id)
 {
-	for (unsigned i = 0; i < t->nr; i++)
-		if (t->slot[i].id == id)
-			return &t->slot[i];
-	return NULL;
+	return id < m->n_ids ? m->by_id[id] : NULL;
 }
 
-/* The first slot that does not lie wholly below gpa. */
-static unsigned place_of(const struct memslot_table *t, gpa_t gpa)
+static int ids_reserve(struct memslots *m, unsigned id)
 {
-	unsigned lo = 0, hi = t->nr;
+	unsigned n = MAX(m->n_ids, 32u);
+	struct memslot **p;
 
-	while (lo < hi) {
-		unsigned mid = (lo + hi) / 2;
-
-		if (t->slot[mid].gpa + t->slot[mid].size <= gpa)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-/* The slot that holds gpa, or NULL. */
-static struct memslot *find_gpa(struct memslot_table *t, gpa_t gpa)
-{
-	unsigned i = place_of(t, gpa);
-
-	return i < t->nr && t->slot[i].gpa <= gpa ? &t->slot[i] : NULL;
+	while (n <= id)
+		n *= 2;
+	if (n == m->n_ids)
+		return 0;
+	p = realloc(m->by_id, n * sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	memset(p + m->n_ids, 0, (n - m->n_ids) * sizeof(*p));
+	m->by_id = p;
+	m->n_ids = n;
+	return 0;
 }
 
 /* What is wrong with the region by itself. */
@@ -108,129 +103,93 @@ static int check_region(const struct memslots *m, const struct kvm_userspace_mem
 	return r->memory_size / SOFT_PAGE_SIZE > MAX_PAGES ? -EINVAL : 0;
 }
 
-/* A copy of old without `gone` and with `add`; each may be NULL. */
-static struct memslot_table *table_edit(const struct memslot_table *old, const struct memslot *gone,
-					const struct memslot *add)
+/* Give the engine the new map, then publish it, then free what was before. Each of them may be NULL. */
+static int change(struct memslots *m, struct memslot *gone, struct memslot *add)
 {
-	struct memslot_table *t = malloc(sizeof(*t) + (old->nr + 1) * sizeof(t->slot[0]));
-	struct memslot *at;
-
-	if (!t)
-		return NULL;
-	t->nr = old->nr;
-	memcpy(t->slot, old->slot, old->nr * sizeof(t->slot[0]));
-	if (gone) {
-		at = t->slot + (gone - old->slot);
-		t->nr--;
-		memmove(at, at + 1, (size_t)(t->slot + t->nr - at) * sizeof(*at));
-	}
-	if (add) {
-		at = t->slot + place_of(t, add->gpa);
-		memmove(at + 1, at, (size_t)(t->slot + t->nr - at) * sizeof(*at));
-		t->nr++;
-		*at = *add;
-	}
-	for (unsigned i = 0; i < t->nr; i++)
-		if (t->slot[i].log)
-			t->slot[i].log->refs++;
-	return t;
-}
-
-/* Give the engine the new map, then publish it, then free the old one. */
-static int table_install(struct memslots *m, struct memslot_table *t)
-{
-	struct memslot_table *old = atomic_load(&m->table);
-	struct engine_slot *e = malloc((t->nr + 1) * sizeof(*e));
+	struct ranges *old = atomic_load(&m->table);
+	struct ranges *new = ranges_edit(old, gone ? &gone->r : NULL, add ? &add->r : NULL);
+	struct engine_slot e;
 	int r;
 
-	if (!e)
+	if (!new)
 		return -ENOMEM;
-	for (unsigned i = 0; i < t->nr; i++) {
-		const struct memslot *s = &t->slot[i];
-
-		e[i] = (struct engine_slot){
-			.gpa = s->gpa,
-			.size = s->size,
-			.host = s->host,
-			.flags = s->flags & KVM_MEM_READONLY ? ENGINE_SLOT_RDONLY : 0,
-			.dirty = s->log ? s->log->bits : NULL,
-			.id = s->id,
+	if (add)
+		e = (struct engine_slot){
+			.gpa = add->r.start,
+			.size = add->r.size,
+			.host = add->host,
+			.flags = add->flags & KVM_MEM_READONLY ? ENGINE_SLOT_RDONLY : 0,
+			.dirty = add->log ? add->log->bits : NULL,
+			.id = add->id,
 		};
-	}
-	r = engine_vm_set_slots(m->engine, e, t->nr, NULL);
-	free(e);
-	if (r)
+	r = engine_vm_change_slot(m->engine, gone ? &gone->r.start : NULL, add ? &e : NULL, NULL);
+	if (r) {
+		free(new);
 		return r;
-	atomic_store(&m->table, t);
+	}
+	atomic_store(&m->table, new);
 	grace_wait(m->grace);
-	table_free(old);
+	free(old);
+	m->by_id[gone ? gone->id : add->id] = add;
+	m->pages += (add ? add->r.size : 0) / SOFT_PAGE_SIZE - (gone ? gone->r.size : 0) / SOFT_PAGE_SIZE;
+	if (gone && (!add || add->log != gone->log))
+		log_free(gone->log);
+	free(gone);
 	return 0;
 }
 
-static bool overlaps(const struct memslot_table *t, unsigned id, gpa_t gpa, uint64_t size)
+static bool overlaps(const struct ranges *t, const struct memslot *but, gpa_t gpa, uint64_t size)
 {
-	for (unsigned i = place_of(t, gpa); i < t->nr && t->slot[i].gpa < gpa + size; i++)
-		if (t->slot[i].id != id)
+	for (unsigned i = ranges_place(t, gpa); i < t->n && t->at[i]->start < gpa + size; i++)
+		if (slot_of(t->at[i]) != but)
 			return true;
 	return false;
 }
 
+/* What comes is s; old: what it comes for, or NULL. */
+static int put_locked(struct memslots *m, struct memslot *old, const struct memslot *s)
+{
+	bool logged = s->flags & KVM_MEM_LOG_DIRTY_PAGES, all = !m->rings && m->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET;
+	struct memslot *add = malloc(sizeof(*add));
+	int r = ids_reserve(m, s->id);
+
+	if (!add || r) {
+		free(add);
+		return -ENOMEM;
+	}
+	*add = *s;
+	if (logged)
+		add->log = old && old->log ? old->log : log_create(s->r.size / SOFT_PAGE_SIZE, all);
+	r = logged && !add->log ? -ENOMEM : change(m, old, add);
+	if (r) {
+		if (!old || add->log != old->log)
+			log_free(add->log);
+		free(add);
+	}
+	return r;
+}
+
 static int set_locked(struct memslots *m, const struct kvm_userspace_memory_region *r)
 {
-	struct memslot_table *cur = atomic_load(&m->table), *t;
-	const struct memslot *old = find_id(cur, r->slot);
+	struct memslot *old = find_id(m, r->slot);
 	struct memslot s = {
-		.id = (uint16_t)r->slot, .flags = r->flags, .gpa = r->guest_phys_addr,
-		.size = r->memory_size, .host = (uint8_t *)(uintptr_t)r->userspace_addr,
+		.r = { r->guest_phys_addr, r->memory_size }, .id = (uint16_t)r->slot, .flags = r->flags,
+		.host = (uint8_t *)(uintptr_t)r->userspace_addr,
 	};
-	uint64_t old_pages = old ? old->size / SOFT_PAGE_SIZE : 0;
-	int ret;
 
-	if (!r->memory_size) {
-		if (!old)
+	if (!r->memory_size)
+		return old ? change(m, old, NULL) : -EINVAL;
+	if (old) {
+		if (s.host != old->host || s.r.size != old->r.size || ((s.flags ^ old->flags) & KVM_MEM_READONLY))
 			return -EINVAL;
-		t = table_edit(cur, old, NULL);
-	} else {
-		if (old) {
-			if (s.host != old->host || s.size != old->size ||
-			    ((s.flags ^ old->flags) & KVM_MEM_READONLY))
-				return -EINVAL;
-			if (s.gpa == old->gpa && s.flags == old->flags)
-				return 0;
-		}
-		if ((!old || s.gpa != old->gpa) && overlaps(cur, r->slot, s.gpa, s.size))
-			return -EEXIST;
-		if ((s.gpa + s.size - 1) >> SOFT_MAXPHYADDR)
-			return -EINVAL;
-		if (s.flags & KVM_MEM_LOG_DIRTY_PAGES) {
-			if (old && old->log)
-				s.log = old->log;
-			else
-				s.log = log_create(s.size / SOFT_PAGE_SIZE,
-						   !m->rings && m->manual_protect & KVM_DIRTY_LOG_INITIALLY_SET);
-			if (!s.log)
-				return -ENOMEM;
-		}
-		t = table_edit(cur, old, &s);
+		if (s.r.start == old->r.start && s.flags == old->flags)
+			return 0;
 	}
-	if (!t) {
-		ret = -ENOMEM;
-		goto drop_log;
-	}
-	ret = table_install(m, t);
-	if (ret) {
-		table_free(t);
-		return ret;
-	}
-	m->pages += r->memory_size / SOFT_PAGE_SIZE - old_pages;
-	return 0;
-
-drop_log:
-	if (s.log && !s.log->refs) {
-		free(s.log->bits);
-		free(s.log);
-	}
-	return ret;
+	if (overlaps(atomic_load(&m->table), old, s.r.start, s.r.size))
+		return -EEXIST;
+	if ((s.r.start + s.r.size - 1) >> SOFT_MAXPHYADDR)
+		return -EINVAL;
+	return put_locked(m, old, &s);
 }
 
 int memslots_set(struct memslots *m, const struct kvm_userspace_memory_region *r)
@@ -254,22 +213,19 @@ void memslots_set_manual_protect(struct memslots *m, uint32_t flags)
 
 void memslots_use_rings(struct memslots *m)
 {
-	const struct memslot_table *t;
-
 	mutex_lock(&m->lock);
 	m->rings = true;
-	t = atomic_load(&m->table);
-	for (unsigned i = 0; i < t->nr; i++)
-		if (t->slot[i].log)
-			memset(t->slot[i].log->bits, 0, t->slot[i].log->words * sizeof(uint64_t));
+	for (unsigned i = 0; i < m->n_ids; i++)
+		if (m->by_id[i] && m->by_id[i]->log)
+			memset(m->by_id[i]->log->bits, 0, m->by_id[i]->log->words * sizeof(uint64_t));
 	mutex_unlock(&m->lock);
 }
 
 void memslots_forget_page_locked(struct memslots *m, uint32_t slot, uint64_t page)
 {
-	struct memslot *s = find_id(atomic_load(&m->table), slot);
+	struct memslot *s = find_id(m, slot);
 
-	if (s && s->log && page < s->size / SOFT_PAGE_SIZE)
+	if (s && s->log && page < s->r.size / SOFT_PAGE_SIZE)
 		__atomic_fetch_and(&s->log->bits[page / 64], ~BIT_ULL(page % 64), __ATOMIC_SEQ_CST);
 }
 
@@ -281,7 +237,7 @@ static int take_log(struct memslots *m, struct memslot *s, uint64_t *out)
 {
 	for (uint64_t i = 0; i < s->log->words; i++)
 		out[i] = __atomic_exchange_n(&s->log->bits[i], 0, __ATOMIC_SEQ_CST);
-	engine_vm_protect(m->engine, s->gpa, s->size);
+	engine_vm_protect(m->engine, s->r.start, s->r.size);
 	return 0;
 }
 
@@ -299,7 +255,7 @@ int memslots_get_dirty_log(struct memslots *m, const struct kvm_dirty_log *d)
 		r = -EINVAL;
 	if (r != -ENOENT)
 		goto unlock;
-	s = find_id(atomic_load(&m->table), d->slot);
+	s = find_id(m, d->slot);
 	if (!s || !s->log)
 		goto unlock;
 	len = s->log->words * sizeof(*copy);
@@ -332,11 +288,11 @@ int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_lo
 		r = -EINVAL;
 	if (r != -ENOENT)
 		goto unlock;
-	s = find_id(atomic_load(&m->table), d->slot);
+	s = find_id(m, d->slot);
 	if (!s || !s->log)
 		goto unlock;
 	r = -EINVAL;
-	pages = s->size / SOFT_PAGE_SIZE;
+	pages = s->r.size / SOFT_PAGE_SIZE;
 	if (d->first_page > pages || d->num_pages > pages - d->first_page ||
 	    (d->num_pages < pages - d->first_page && d->num_pages & 63))
 		goto unlock;
@@ -350,7 +306,7 @@ int memslots_clear_dirty_log(struct memslots *m, const struct kvm_clear_dirty_lo
 		for (uint64_t i = 0; i < words; i++)
 			__atomic_fetch_and(&s->log->bits[d->first_page / 64 + i], ~mask[i],
 					   __ATOMIC_SEQ_CST);
-		engine_vm_protect(m->engine, s->gpa + d->first_page * SOFT_PAGE_SIZE,
+		engine_vm_protect(m->engine, s->r.start + d->first_page * SOFT_PAGE_SIZE,
 				  (uint64_t)d->num_pages * SOFT_PAGE_SIZE);
 	}
 	free(mask);
@@ -361,7 +317,7 @@ unlock:
 
 static void mark(const struct memslots *m, const struct memslot *s, struct dirty_ring *ring, gpa_t gpa)
 {
-	uint64_t page = (gpa - s->gpa) / SOFT_PAGE_SIZE, bit = BIT_ULL(page % 64);
+	uint64_t page = (gpa - s->r.start) / SOFT_PAGE_SIZE, bit = BIT_ULL(page % 64);
 
 	if (!s->log || (m->rings && !ring))
 		return;
@@ -372,15 +328,15 @@ static void mark(const struct memslots *m, const struct memslot *s, struct dirty
 }
 
 /* One page's part of an access. */
-static int access_page(const struct memslots *m, struct memslot_table *t, struct dirty_ring *ring, gpa_t gpa,
+static int access_page(const struct memslots *m, const struct ranges *t, struct dirty_ring *ring, gpa_t gpa,
 		       void *buf, size_t len, bool write)
 {
-	const struct memslot *s = find_gpa(t, gpa);
+	const struct memslot *s = slot_of(ranges_find(t, gpa));
 	uintptr_t host;
 
 	if (!s || (write && s->flags & KVM_MEM_READONLY))
 		return -EFAULT;
-	host = (uintptr_t)s->host + (gpa - s->gpa);
+	host = (uintptr_t)s->host + (gpa - s->r.start);
 	if (!write)
 		return copy_from_user(buf, host, len);
 	if (copy_to_user(host, buf, len))
@@ -393,7 +349,7 @@ static int guest_access(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, 
 			bool write)
 {
 	unsigned g = grace_enter(m->grace);
-	struct memslot_table *t = atomic_load(&m->table);
+	const struct ranges *t = atomic_load(&m->table);
 	int r = 0;
 
 	while (len && !r) {
@@ -416,7 +372,7 @@ int guest_read(struct memslots *m, gpa_t gpa, void *dst, size_t len)
 bool guest_is_writable(struct memslots *m, gpa_t gpa)
 {
 	unsigned g = grace_enter(m->grace);
-	const struct memslot *s = find_gpa(atomic_load(&m->table), gpa);
+	const struct memslot *s = slot_of(ranges_find(atomic_load(&m->table), gpa));
 	bool yes = s && !(s->flags & KVM_MEM_READONLY);
 
 	grace_leave(m->grace, g);
@@ -432,11 +388,11 @@ static int bits8(struct memslots *m, struct dirty_ring *ring, gpa_t gpa, uint8_t
 		 int (*op)(uint8_t *, uint8_t))
 {
 	unsigned g = grace_enter(m->grace);
-	const struct memslot *s = find_gpa(atomic_load(&m->table), gpa);
+	const struct memslot *s = slot_of(ranges_find(atomic_load(&m->table), gpa));
 	int r = -EFAULT;
 
 	if (s && !(s->flags & KVM_MEM_READONLY)) {
-		r = op(s->host + (gpa - s->gpa), mask);
+		r = op(s->host + (gpa - s->r.start), mask);
 		if (r >= 0)
 			mark(m, s, ring, gpa);
 	}

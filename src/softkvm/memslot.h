@@ -2,10 +2,10 @@
  * Guest memory: the slots of KVM_SET_USER_MEMORY_REGION, dirty logs, and the
  * room's own reads and writes of guest memory.
  *
- * The table is published whole (grace.h) for readers on any thread; the engine
- * gets its own copy in engine_vm_set_slots(), which returns when no vCPU uses
- * the old one. A change is therefore complete when the ioctl returns: the
- * caller may unmap a deleted slot's memory.
+ * The table is published whole (grace.h) for readers on any thread; the engine has
+ * its own, and engine_vm_change_slot() returns when no vCPU uses what was before. A
+ * change is therefore complete when the ioctl returns: the caller may unmap a
+ * deleted slot's memory.
  */
 #ifndef BELFRY_SOFTKVM_MEMSLOT_H
 #define BELFRY_SOFTKVM_MEMSLOT_H
@@ -18,29 +18,25 @@ struct engine_vm;
 struct dirty_ring;
 
 struct dirty_log {
-	unsigned refs;	     /* tables that name it; slots' writer lock */
 	/* One bit a page, set by anybody atomically: dirty; with rings, in one of them. */
 	uint64_t *bits;
 	uint64_t words;
 };
 
+/* Never changed: another takes its place. */
 struct memslot {
+	struct range r; /* guest-physical, bytes */
 	uint16_t id;
 	uint32_t flags;
-	gpa_t gpa;
-	uint64_t size; /* bytes */
 	uint8_t *host;
-	struct dirty_log *log; /* NULL unless KVM_MEM_LOG_DIRTY_PAGES */
-};
-
-struct memslot_table {
-	unsigned nr;
-	struct memslot slot[]; /* by gpa */
+	struct dirty_log *log; /* NULL unless KVM_MEM_LOG_DIRTY_PAGES; goes on with what takes its place */
 };
 
 struct memslots {
 	pthread_mutex_t lock;		    /* writers and dirty log calls */
-	struct memslot_table *_Atomic table;
+	struct ranges *_Atomic table;	    /* of struct memslot */
+	struct memslot **by_id;		    /* NULL: no such slot; lock */
+	unsigned n_ids;			    /* of them there is room for; lock */
 	struct grace *grace;		    /* (o) */
 	struct engine_vm *engine;	    /* (o) */
 	uint64_t pages;			    /* in all slots; lock */

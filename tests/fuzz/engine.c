@@ -383,7 +383,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	slots[1] = (struct engine_slot){ .gpa = ROM_GPA, .size = ROM, .host = b.rom,
 					 .flags = ENGINE_SLOT_RDONLY };
 	FUZZ_CHECK(!engine_vm_create(&c, &b.vm, &e) &&
-		   !engine_vm_set_slots(b.vm, slots, 2, &e) &&
+		   !engine_vm_change_slot(b.vm, NULL, &slots[0], &e) &&
+		   !engine_vm_change_slot(b.vm, NULL, &slots[1], &e) &&
 		   !engine_vcpu_create(b.vm, 0, &ops, &b, &b.v, &e), "%s", e.text);
 	start(&b, (enum mode)feed_below(&f, NR_MODES), &f);
 	engine_set_debug(b.v, debugs[kind >> 5 < 6 ? kind >> 5 : 0]);

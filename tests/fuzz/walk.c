@@ -243,7 +243,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	b.ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	slot.host = b.ram;
 	if (b.ram == MAP_FAILED || engine_vm_create(&c, &vm, &e) ||
-	    engine_vm_set_slots(vm, &slot, 1, &e) || engine_vcpu_create(vm, 0, &ops, &b, &v, &e))
+	    engine_vm_change_slot(vm, NULL, &slot, &e) || engine_vcpu_create(vm, 0, &ops, &b, &v, &e))
 		abort();
 	for (unsigned n = feed_u8(&f); n; n--) {
 		unsigned at = (feed_u8(&f) % PAGES) * 4096 + places[feed_u8(&f) & 7] * es;

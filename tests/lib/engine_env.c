@@ -29,7 +29,11 @@ static int log_access(struct env_io *io, struct engine_access *a)
 
 static int op_mmio(void *cpu, struct engine_access *a)
 {
-	return log_access(&env_of(cpu)->mmio, a);
+	struct env *e = env_of(cpu);
+
+	if (e->on_mmio)
+		e->on_mmio(e);
+	return log_access(&e->mmio, a);
 }
 
 static int op_io(void *cpu, struct engine_access *a)
@@ -224,7 +228,7 @@ struct env *env_create_small(unsigned int n_cpu, uint32_t code_mib)
 	if (e->ram == MAP_FAILED || engine_vm_create(&cfg, &e->vm, &err))
 		abort();
 	slot = (struct engine_slot){.gpa = 0, .size = ENV_RAM, .host = e->ram};
-	if (engine_vm_set_slots(e->vm, &slot, 1, &err))
+	if (engine_vm_change_slot(e->vm, NULL, &slot, &err))
 		abort();
 	e->pt_next = ENV_PT + 4096;
 	tables(e);

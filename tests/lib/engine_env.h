@@ -53,6 +53,7 @@ struct env {
 	uint8_t *ram;
 	uint64_t pt_next;
 	struct env_io io, mmio;
+	void (*on_mmio)(struct env *e); /* NULL, or called before an access to MMIO is answered */
 	_Atomic int vector[4]; /* next interrupt per vCPU, -1 none */
 	uint64_t cr8;
 	uint64_t hyper_nr;

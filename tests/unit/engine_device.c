@@ -85,10 +85,15 @@ static void slots_are_read_only_logged_and_checked(void **state)
 	uint64_t dirty[ENV_RAM / 4096 / 64] = {0};
 	struct engine_slot s[2] = {{.gpa = 0, .size = ENV_RAM, .host = e->ram, .dirty = dirty},
 				   {.gpa = 0xfff00000, .size = 4096, .host = rom, .flags = ENGINE_SLOT_RDONLY}};
+	static const struct { gpa_t gpa; uint64_t size; } bad[] = {
+		{ENV_RAM - 4096, 4096}, {0xfff00100, 4096}, {~0ull << 12, 4096}, {1ull << 52, 4096}, {0xfff00000, 0},
+	};
 	struct err err;
+	gpa_t was;
 
 	memset(rom, 0x33, sizeof(rom));
-	assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), 0);
+	assert_int_equal(engine_vm_change_slot(e->vm, &s[0].gpa, &s[0], &err), 0);
+	assert_int_equal(engine_vm_change_slot(e->vm, NULL, &s[1], &err), 0);
 	env_map(e, VA, 0xfff00000, PTE_P_ | PTE_W_);
 	env_map(e, VA + 4096, PA, PTE_P_ | PTE_W_);
 	PUT(e, LOAD, rom);
@@ -107,14 +112,21 @@ static void slots_are_read_only_logged_and_checked(void **state)
 		assert_true(dirty[(PA >> 12) / 64] >> (PA >> 12) % 64 & 1);
 		assert_false(dirty[(PA >> 12) / 64] >> ((PA >> 12) + 1) % 64 & 1);
 	}
-	s[1].gpa = ENV_RAM - 4096;
-	assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), -EINVAL);
-	s[1].gpa = 0xfff00100;
-	assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), -EINVAL);
-	s[1].gpa = ~0ull << 12;
-	assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), -EINVAL);
-	s[1].size = 0;
-	assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), -EINVAL);
+	/* it may lie over what it comes for, and over nothing else */
+	was = s[1].gpa;
+	s[1].gpa = was - 4096;
+	s[1].size = 8192;
+	assert_int_equal(engine_vm_change_slot(e->vm, NULL, &s[1], &err), -EINVAL);
+	assert_int_equal(engine_vm_change_slot(e->vm, &s[1].gpa, &s[1], &err), -ENOENT);
+	assert_int_equal(engine_vm_change_slot(e->vm, &s[1].gpa, NULL, &err), -ENOENT);
+	for (unsigned int i = 0; i < ARRAY_SIZE(bad); i++) {
+		s[1].gpa = bad[i].gpa;
+		s[1].size = bad[i].size;
+		assert_int_equal(engine_vm_change_slot(e->vm, &was, &s[1], &err), -EINVAL);
+	}
+	s[1].gpa = was;
+	s[1].size = 4096;
+	assert_int_equal(engine_vm_change_slot(e->vm, &was, &s[1], &err), 0);
 	env_destroy(e);
 }
 
@@ -266,6 +278,7 @@ static void maps_and_logs_change_under_a_running_guest(void **state)
 	struct err err;
 	pthread_t t;
 
+	assert_int_equal(engine_vm_change_slot(e->vm, &s[0].gpa, &s[0], &err), 0);
 	for (uint64_t p = 0; p < 64; p++)
 		env_map(e, VA + p * 4096, PA + p * 4096, PTE_P_ | PTE_W_);
 	PUT(e, LOAD, walk_memory);
@@ -276,8 +289,8 @@ static void maps_and_logs_change_under_a_running_guest(void **state)
 		/* a slot that comes and goes, and whose memory goes with it */
 		s[1].size = 4096;
 		s[1].host = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		assert_int_equal(engine_vm_set_slots(e->vm, s, 2, &err), 0);
-		assert_int_equal(engine_vm_set_slots(e->vm, s, 1, &err), 0);
+		assert_int_equal(engine_vm_change_slot(e->vm, NULL, &s[1], &err), 0);
+		assert_int_equal(engine_vm_change_slot(e->vm, &s[1].gpa, NULL, &err), 0);
 		munmap(s[1].host, 4096);
 		/* what is written after the log was cleared is in it, or seen in memory */
 		uint64_t *page = (uint64_t *)(e->ram + PA + 4096 * (uint64_t)(i % 64)), before, after;

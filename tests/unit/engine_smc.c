@@ -49,7 +49,7 @@ static void change_in_between(bool own)
 {
 	struct env *e = env_create(3);
 	struct engine_vcpu *has_code = e->cpu[0];
-	_Atomic uint64_t *mark = &e->vm->map->slot[0].words[FUNCTION >> 12];
+	_Atomic uint64_t *mark = &container_of(e->vm->map->at[0], struct slot, r)->words[FUNCTION >> 12];
 	struct engine_regs regs;
 	struct env_runner r[3];
 

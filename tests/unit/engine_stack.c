@@ -155,7 +155,7 @@ static void writes_are_logged_again(void **state)
 		struct engine_slot s = {.gpa = 0, .size = ENV_RAM, .host = e->ram, .dirty = log};
 		struct err err;
 
-		assert_int_equal(engine_vm_set_slots(e->vm, &s, 1, &err), 0);
+		assert_int_equal(engine_vm_change_slot(e->vm, &s.gpa, &s, &err), 0);
 		PUT(e, LOAD, bad_push);
 		for (unsigned int i = 0; i < 3; i++) {
 			set_rip(e, LOAD);
@@ -184,7 +184,7 @@ static void logging_is_switched_on(void **state)
 			assert_int_equal(log[(PA >> 12) / 64] >> ((PA >> 12) % 64) & 1, i % 2);
 			memset(log, 0, sizeof(log));
 			s.dirty = s.dirty ? NULL : log;
-			assert_int_equal(engine_vm_set_slots(e->vm, &s, 1, &err), 0);
+			assert_int_equal(engine_vm_change_slot(e->vm, &s.gpa, &s, &err), 0);
 		}
 		env_destroy(e);
 	}

@@ -247,7 +247,7 @@ static void stores_are_logged_in_every_pcid(void **state)
 	uint64_t *word = &dirty[PA / 4096 / 64], bit = 1ull << (PA / 4096 % 64);
 	struct err err;
 
-	assert_int_equal(engine_vm_set_slots(e->vm, &slot, 1, &err), 0);
+	assert_int_equal(engine_vm_change_slot(e->vm, &slot.gpa, &slot, &err), 0);
 	to_pcid(e, 1, false);
 	assert_int_equal(go(e, DO_STORE, page_va(0), 0, 0), 256);
 	assert_true(*word & bit);
