@@ -383,7 +383,8 @@ bool step_called(struct engine_vcpu *v, const struct insn *in)
 	v->step_result = insn_step_known(v, in);
 	v->flsave = v->hflags;
 	v->exit_code = EXITC_STEPPED;
-	return !v->step_result && !event_waits(v) && !must_step(v);
+	/* S2 says no block: a branch to an address that is not canonical would be undone by it */
+	return !v->step_result && !event_waits(v) && !must_step(v) && is_canonical(v->rip);
 }
 
 static int block_run(struct engine_vcpu *v)

@@ -196,6 +196,27 @@ static void spinning_guests_give_way(void **state)
 	}
 }
 
+SNIPPET(cpuid, "xor %eax,%eax\n cpuid");
+
+/* Behind the step there is no address. */
+static void the_canonical_addresses_end_behind_a_step(void **state)
+{
+	const uint64_t size = (uint64_t)(sn_cpuid_end - sn_cpuid), edge = 1ull << 47;
+
+	for (unsigned int w = 0; w < ENV_WAYS; w++) {
+		struct env *e = start(env_ways[w]);
+		struct env_frame f;
+
+		env_map(e, edge - 4096, PA, PTE_P_);
+		PUT(e, PA + 4096 - size, cpuid);
+		set_rip(e, edge - size);
+		assert_int_equal(env_run_through(e, 0), 13);
+		env_frame(e, 0, 13, &f);
+		assert_int_equal(f.rip, edge);
+		env_destroy(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -205,6 +226,7 @@ int main(void)
 		cmocka_unit_test(faults_are_exact),
 		cmocka_unit_test(the_mode_may_change),
 		cmocka_unit_test(steps_leave_and_come_back),
+		cmocka_unit_test(the_canonical_addresses_end_behind_a_step),
 		cmocka_unit_test(spinning_guests_give_way),
 	};
 
