@@ -79,6 +79,9 @@ struct engine_ops {
 	 * 0: done; 1: leave with ENGINE_EXIT_HYPERCALL, the result is given by
 	 * engine_exit.access.data at re-entry. NULL: VMCALL is #UD. */
 	int (*hypercall)(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t *result);
+	/* VMCALL on AMD's processors, VMMCALL on others (by the guest's CPUID): true if it becomes the
+	 * right one, in memory, and is executed then. NULL or false: #UD. */
+	bool (*fixes_hypercall)(void *cpu);
 	/* This vCPU set a bit in a slot's dirty bitmap that was clear. Translated code may be in the
 	 * middle of a block, the guest's SIMD registers in the processor: touch none of them
 	 * (-mgeneral-regs-only), and no more than memory and engine_vcpu_kick(). NULL: nobody asks.

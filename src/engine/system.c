@@ -110,6 +110,28 @@ static int soft_int(struct engine_vcpu *v, const struct insn *in, uint8_t vec, b
 	return r;
 }
 
+/*
+ * The other vendor's instruction. It is written over as the kernel's emulator does it: at RIP, prefixes or
+ * not, as the guest may write there, and only where that instruction may be (VMCALL at CPL 0).
+ */
+static int hypercall_fix(struct engine_vcpu *v)
+{
+	static const uint8_t vmcall[] = {0x0f, 0x01, 0xc1}, vmmcall[] = {0x0f, 0x01, 0xd9};
+	bool amd = v->feat & FEAT_AMD;
+	int r;
+
+	if (amd && cpl(v))
+		return raise_gp(v, 0);
+	fpu_put(v);
+	if (!v->ops->fixes_hypercall || !v->ops->fixes_hypercall(v->cpu) || (!amd && (is_real(v) || is_vm86(v))))
+		return raise_ud(v);
+	r = gmem_write(v, rip_linear(v), amd ? vmmcall : vmcall, sizeof(vmcall), data_mode(v));
+	if (r)
+		return r;
+	v->step_tf = false; /* nothing has been executed yet */
+	return X_JUMP;
+}
+
 static int hypercall(struct engine_vcpu *v)
 {
 	uint64_t args[4] = {v->gpr[R_BX], v->gpr[R_CX], v->gpr[R_DX], v->gpr[R_SI]}, res = 0;
@@ -281,6 +303,8 @@ int sys_exec(struct engine_vcpu *v, const struct insn *in)
 	}
 	case ZYDIS_MNEMONIC_VMCALL:
 	case ZYDIS_MNEMONIC_VMMCALL:
+		if (v->ops->hypercall && (in->mnem == ZYDIS_MNEMONIC_VMMCALL) != !!(v->feat & FEAT_AMD))
+			return hypercall_fix(v);
 		return hypercall(v);
 	case ZYDIS_MNEMONIC_SERIALIZE:
 		return X_NEXT;

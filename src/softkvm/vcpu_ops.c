@@ -152,6 +152,13 @@ static int op_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 	return pv_hypercall(v, nr, args, result);
 }
 
+static bool op_fixes_hypercall(void *cpu)
+{
+	const struct soft_vcpu *v = cpu;
+
+	return vm_quirk(v->vm, KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
+}
+
 GENERAL_REGS_ONLY static void op_dirtied(void *cpu, uint32_t id, uint64_t page)
 {
 	struct soft_vcpu *v = cpu;
@@ -166,5 +173,5 @@ GENERAL_REGS_ONLY static void op_dirtied(void *cpu, uint32_t id, uint64_t page)
 const struct engine_ops vcpu_engine_ops = {
 	.mmio = op_mmio, .io = op_io, .ring = op_ring, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
 	.intr_take = op_intr_take, .cr8_read = op_cr8_read, .cr8_write = op_cr8_write,
-	.hypercall = op_hypercall, .dirtied = op_dirtied, .handles_fault = usercopy_owns,
+	.hypercall = op_hypercall, .fixes_hypercall = op_fixes_hypercall, .dirtied = op_dirtied, .handles_fault = usercopy_owns,
 };

@@ -348,8 +348,6 @@ static int set_bus_cycle(struct soft_vm *vm, uint64_t ns)
 
 int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 {
-	const uint64_t quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
-
 	/* These two the kernel does not ask for flags. */
 	if (cap->cap == KVM_CAP_DIRTY_LOG_RING || cap->cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
 		return dirty_rings_enable(vm, cap->args[0]);
@@ -367,11 +365,11 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_MAX_VCPU_ID:
 		return narrow_vcpu_ids(vm, cap->args[0]);
 	case KVM_CAP_DISABLE_QUIRKS2:
-		if (cap->args[0] & ~quirks)
+		if (cap->args[0] & ~(uint64_t)SOFT_QUIRKS)
 			return -EINVAL;
 		/* fall through */
 	case KVM_CAP_DISABLE_QUIRKS:
-		__atomic_fetch_or(&vm->disabled_quirks, cap->args[0] & quirks, __ATOMIC_RELAXED);
+		__atomic_fetch_or(&vm->disabled_quirks, cap->args[0] & SOFT_QUIRKS, __ATOMIC_RELAXED);
 		return 0;
 	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
 		return set_bus_cycle(vm, cap->args[0]);

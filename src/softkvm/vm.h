@@ -116,6 +116,9 @@ static inline enum irqchip_mode vm_irqchip(struct soft_vm *vm)
 	return (enum irqchip_mode)atomic_load_explicit(&vm->irqchip, memory_order_acquire);
 }
 
+/* What KVM_CAP_DISABLE_QUIRKS may disable. */
+#define SOFT_QUIRKS (KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+
 static inline bool vm_quirk(const struct soft_vm *vm, uint64_t quirk)
 {
 	return !(READ_ONCE(((struct soft_vm *)vm)->disabled_quirks) & quirk);

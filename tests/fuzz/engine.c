@@ -97,6 +97,11 @@ static void on_cr8_write(void *cpu, uint64_t value)
 	((struct bed *)cpu)->cr8 = value;
 }
 
+static bool on_fixes_hypercall(void *cpu)
+{
+	return ((struct bed *)cpu)->ram[0] & 1;
+}
+
 static int on_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t *result)
 {
 	*result = args[0];
@@ -106,6 +111,7 @@ static int on_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 static const struct engine_ops ops = {
 	.mmio = on_mmio, .io = on_io, .rdmsr = on_rdmsr, .wrmsr = on_wrmsr, .cpuid = on_cpuid,
 	.intr_take = on_intr, .cr8_read = on_cr8_read, .cr8_write = on_cr8_write, .hypercall = on_hypercall,
+	.fixes_hypercall = on_fixes_hypercall,
 };
 
 /* ---- the guest ------------------------------------------------------------------ */

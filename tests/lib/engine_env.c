@@ -112,9 +112,15 @@ static int op_hypercall(void *cpu, uint64_t nr, const uint64_t args[4], uint64_t
 	return nr == 99;
 }
 
+static bool op_fixes_hypercall(void *cpu)
+{
+	return !env_of(cpu)->keep_hypercalls;
+}
+
 static const struct engine_ops ops = {
 	.mmio = op_mmio, .io = op_io, .rdmsr = op_rdmsr, .wrmsr = op_wrmsr, .cpuid = op_cpuid,
 	.intr_take = op_intr, .cr8_read = op_cr8_read, .cr8_write = op_cr8_write, .hypercall = op_hypercall,
+	.fixes_hypercall = op_fixes_hypercall,
 };
 
 bool env_has_error(int v)

@@ -57,6 +57,7 @@ struct env {
 	_Atomic int vector[4]; /* next interrupt per vCPU, -1 none */
 	uint64_t cr8;
 	uint64_t hyper_nr;
+	bool keep_hypercalls; /* the other vendor's are #UD */
 	uint32_t cpuid_hide7b; /* bits of leaf 7 EBX to hide */
 	uint32_t cpuid_hide81c; /* and of 80000001h ECX */
 	uint32_t cpuid_hide1d;	/* and of 1 EDX */

@@ -398,6 +398,83 @@ static void msrs_and_hypercalls_reach_the_ops(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(intels, "mov $10,%ebx\nvmcall\nint3");
+SNIPPET(amds, "mov $10,%ebx\nvmmcall\nint3");
+
+/* A program with the hypercall of a vendor, and the same with the other's. */
+static const struct {
+	int intel;
+	const uint8_t *own, *other;
+} vendors[] = {{1, sn_intels, sn_amds}, {-1, sn_amds, sn_intels}};
+
+static void the_other_vendors_hypercall_becomes_the_own(void **state)
+{
+	const unsigned int size = (unsigned int)(sn_intels_end - sn_intels);
+
+	/* from all in one page to all in the next but the first byte */
+	for (unsigned int i = 0; i < 2 * ENV_WAYS; i++)
+		for (unsigned int before = size; before; before--) {
+			struct env *e = env_create(1);
+			uint64_t at = 0x11000 - before;
+
+			e->intel = vendors[i & 1].intel;
+			engine_vcpu_cpuid_changed(e->cpu[0]);
+			put(e, at, vendors[i & 1].other, vendors[i & 1].other + size);
+			for (unsigned int again = 0; again < 2; again++) {
+				env_start(e, 0, 0, at, ENV_KSTACK);
+				engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[i / 2]);
+				set_gpr(e, 0, 0, 5 + again);
+				assert_int_equal(env_run_through(e, 0), 256);
+				assert_int_equal(e->hyper_nr, 5 + again);
+				assert_int_equal(regs(e).gpr[0], 11);
+				assert_memory_equal(e->ram + at, vendors[i & 1].own, size);
+			}
+			env_destroy(e);
+		}
+}
+
+static void the_other_vendors_hypercall_is_refused(void **state)
+{
+	const unsigned int size = (unsigned int)(sn_intels_end - sn_intels);
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct env *e = env_create(1);
+		struct env_frame f;
+		struct engine_exit x;
+
+		e->intel = vendors[i].intel;
+		engine_vcpu_cpuid_changed(e->cpu[0]);
+		put(e, LOAD, vendors[i].other, vendors[i].other + size);
+		/* as the VM wants it */
+		e->keep_hypercalls = true;
+		env_start(e, 0, 0, LOAD, ENV_KSTACK);
+		assert_int_equal(env_run(e, 0, &x), 6);
+		env_frame(e, 0, 6, &f);
+		assert_int_equal(f.rip, LOAD + 5);
+		/* a page that is not to be written */
+		e->keep_hypercalls = false;
+		env_map(e, LOAD, LOAD, PTE_P_);
+		env_start(e, 0, 0, LOAD, ENV_KSTACK);
+		assert_int_equal(env_run(e, 0, &x), 14);
+		env_frame(e, 0, 14, &f);
+		assert_int_equal(f.rip, LOAD + 5);
+		assert_int_equal(f.error, 3);
+		/* a user's program */
+		env_map(e, LOAD, LOAD, PTE_P_ | PTE_W_ | PTE_U_);
+		env_start(e, 0, 3, LOAD, ENV_KSTACK);
+		if (vendors[i].intel < 0) {
+			assert_int_equal(env_run(e, 0, &x), 13);
+			assert_memory_equal(e->ram + LOAD, vendors[i].other, size);
+		} else {
+			assert_int_equal(env_run(e, 0, &x), 256);
+			assert_int_equal(regs(e).gpr[0], (uint64_t)-EPERM);
+			assert_memory_equal(e->ram + LOAD, vendors[i].own, size);
+		}
+		assert_int_equal(e->hyper_nr, 0);
+		env_destroy(e);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -412,6 +489,8 @@ int main(void)
 		cmocka_unit_test(maps_and_logs_change_under_a_running_guest),
 		cmocka_unit_test(bad_state_is_refused),
 		cmocka_unit_test(msrs_and_hypercalls_reach_the_ops),
+		cmocka_unit_test(the_other_vendors_hypercall_becomes_the_own),
+		cmocka_unit_test(the_other_vendors_hypercall_is_refused),
 		cmocka_unit_test(msrs_are_answered_by_the_caller),
 	};
 

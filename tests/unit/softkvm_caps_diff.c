@@ -591,6 +591,32 @@ static void msrs_have_the_vendors_width(void **state)
 	side_end(&s);
 }
 
+/* VMCALL of a guest whose processor is AMD's: KVM's quirk, and without. (The reference machine has none.) */
+static void hypercalls_are_the_vendors(void **state)
+{
+	for (unsigned keep = 0; keep < 2; keep++) {
+		struct side s;
+
+		side_begin(&s, true);
+		side_add_vcpu(&s, 0, 0);
+		map_memory(&s, 0);
+		assert_true(side_ioctl_val(&s, s.vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) &
+			    KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
+		if (keep)
+			vm_enable(&s, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
+		store_le32(s.mem + 6 * 4, 0x2000); /* #UD: out %al,$0x81 */
+		store_le16(s.mem + 0x2000, 0x81e6);
+		/* mov $KVM_HC_VAPIC_POLL_IRQ,%eax; vmcall; out %al,$0x80 */
+		LOAD(&s, 2, 0x66, 0xb8, 1, 0, 0, 0, 0x0f, 0x01, 0xc1, 0xe6, 0x80);
+		run_once(&s);
+		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
+		assert_int_equal(s.run[0]->io.port, keep ? 0x81 : 0x80);
+		assert_int_equal(*((uint8_t *)s.run[0] + s.run[0]->io.data_offset), keep);
+		assert_int_equal(s.mem[CODE + 8], keep ? 0xc1 : 0xd9);
+		side_end(&s);
+	}
+}
+
 /* Thousands of slots, made and taken away in a mixed order, hold what they held. */
 static void many_slots(void **state)
 {
@@ -729,6 +755,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(msrs_have_the_vendors_width),
+		cmocka_unit_test(hypercalls_are_the_vendors),
 		cmocka_unit_test(many_slots),
 		cmocka_unit_test(registers_may_change_under_it),
 	};
