@@ -261,13 +261,13 @@ static int block(struct soft_vcpu *v)
 
 	if (poll_for_work(v, since))
 		return signalled(v) ? interrupted(v) : STEP_AGAIN;
-	while (!signalled(v)) {
+	for (;;) {
 		uint32_t seen;
 
 		atomic_store(&v->blocked, h.leads ? VCPU_LEADS : VCPU_SLEEPS);
-		/* Taken before the look: what comes after it changes the word. */
+		/* Taken before the look, for signals too: what comes after it changes the word. */
 		seen = atomic_load(&v->wake);
-		if (wake_reason(v))
+		if (signalled(v) || wake_reason(v))
 			break;
 		if (choose_place(v, &h))
 			continue;

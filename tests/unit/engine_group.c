@@ -226,7 +226,8 @@ static void a_kick_ends_a_loop_through_pages(void **state)
 	PUT(e, LOAD, walk);
 	set_gpr(e, 0, 6, 0x8000000000ull);
 	run_until_kicked(e);
-	assert_int_equal(regs(e).rip, LOAD + 2);
+	/* Or between the stores, where the first one's new page took the second's place in the TLB. */
+	assert_true(regs(e).rip == LOAD + 2 || regs(e).rip == LOAD + 5);
 	assert_int_equal(regs(e).gpr[1], *(uint64_t *)(e->ram + PA) + 1);
 	assert_int_equal(regs(e).gpr[7], VA + 8 * regs(e).gpr[1]);
 	env_destroy(e);
