@@ -298,9 +298,15 @@ unsigned int engine_xsave_size(const struct engine_vcpu *v, uint64_t xcr0, bool 
 uint64_t engine_get_xcr0(const struct engine_vcpu *v);
 int engine_set_xcr0(struct engine_vcpu *v, uint64_t value) __must_check;
 
-/* guest TSC = host TSC + offset. */
+/*
+ * guest TSC = scaled host TSC + offset; scaled: times ratio / ENGINE_TSC_ONE, rounded down. A new vCPU has
+ * ENGINE_TSC_ONE, with which the guest's RDTSC is the host's own; with another ratio C executes it.
+ */
+#define ENGINE_TSC_ONE (1ull << 48)
 void engine_set_tsc_offset(struct engine_vcpu *v, uint64_t offset);
 uint64_t engine_get_tsc_offset(const struct engine_vcpu *v);
+void engine_set_tsc_ratio(struct engine_vcpu *v, uint64_t ratio);
+uint64_t engine_tsc_scaled(const struct engine_vcpu *v, uint64_t host);
 
 /* Guest-virtual → guest-physical with the vCPU's present paging, no side effects.
  * -EFAULT: not mapped. */

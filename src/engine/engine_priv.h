@@ -138,7 +138,7 @@ struct tlb_saved; /* pcid.c */
 #define MODE_SSE      (1u << 4) /* SSE runs (OSFXSR, no EM, no TS) */
 #define MODE_AVX      (1u << 5) /* AVX runs */
 #define MODE_IOPL     (1u << 6) /* CPL <= IOPL */
-#define MODE_TSC      (1u << 7) /* RDTSC allowed */
+#define MODE_TSC      (1u << 7) /* RDTSC allowed, and at the host's rate */
 #define MODE_64	      (1u << 8) /* 64-bit code */
 #define MODE_FLAT32   (1u << 9) /* 32-bit code, flat segments: translated too */
 #define MODE_FSGS     (1u << 10) /* RDFSBASE family enabled */
@@ -253,7 +253,7 @@ struct engine_vcpu {
 	uint64_t addend[GROUP_MAX]; /* host - guest address of the block's groups */
 
 	/* the rest is for C */
-	uint64_t tsc_aux;
+	uint64_t tsc_aux, tsc_ratio;
 	struct { uint64_t base; uint32_t limit; } gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
 	uint64_t pdpte[4];

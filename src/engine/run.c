@@ -86,6 +86,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	if (r)
 		goto fail_add;
 	features_update(v);
+	v->tsc_ratio = ENGINE_TSC_ONE;
 	engine_vcpu_reset(v, false);
 	*out = v;
 	return 0;

@@ -54,7 +54,7 @@ void mode_update(struct engine_vcpu *v)
 	}
 	if (c <= (v->vflags & FL_IOPL) >> 12)
 		m |= MODE_IOPL;
-	if (!(v->cr4 & CR4_TSD) || c == 0)
+	if ((!(v->cr4 & CR4_TSD) || c == 0) && v->tsc_ratio == ENGINE_TSC_ONE)
 		m |= MODE_TSC;
 	if (v->cr4 & CR4_FSGSBASE)
 		m |= MODE_FSGS;
@@ -294,7 +294,7 @@ int msr_read(struct engine_vcpu *v, uint32_t index, uint64_t *val)
 {
 	switch (index) {
 	case MSR_TSC:
-		*val = host_tsc() + v->tsc_offset;
+		*val = engine_tsc_scaled(v, host_tsc()) + v->tsc_offset;
 		return 0;
 	case MSR_SYSENTER_CS:
 		*val = v->sysenter_cs;
@@ -389,7 +389,7 @@ int msr_write(struct engine_vcpu *v, uint32_t index, uint64_t val, bool host)
 		val = (uint32_t)val;
 	switch (index) {
 	case MSR_TSC:
-		v->tsc_offset = val - host_tsc();
+		v->tsc_offset = val - engine_tsc_scaled(v, host_tsc());
 		return 0;
 	case MSR_SYSENTER_CS:
 		v->sysenter_cs = val;
@@ -484,6 +484,17 @@ void engine_set_tsc_offset(struct engine_vcpu *v, uint64_t offset)
 uint64_t engine_get_tsc_offset(const struct engine_vcpu *v)
 {
 	return v->tsc_offset;
+}
+
+void engine_set_tsc_ratio(struct engine_vcpu *v, uint64_t ratio)
+{
+	v->tsc_ratio = ratio;
+	mode_update(v);
+}
+
+uint64_t engine_tsc_scaled(const struct engine_vcpu *v, uint64_t host)
+{
+	return (uint64_t)((unsigned __int128)host * v->tsc_ratio / ENGINE_TSC_ONE);
 }
 
 void engine_get_stats(const struct engine_vcpu *v, struct engine_stats *s)

@@ -190,7 +190,7 @@ static int tsc(struct engine_vcpu *v, bool aux)
 {
 	uint64_t t = 0;
 
-	if (!(v->mode & MODE_TSC))
+	if ((v->cr4 & CR4_TSD) && cpl(v))
 		return raise_gp(v, 0);
 	(void)msr_read(v, 0x10, &t);
 	v->gpr[R_AX] = (uint32_t)t;

@@ -202,6 +202,7 @@ int vcpu_get_xsave(struct vcpu *v, struct kvm_xsave *x) __must_check;
 int vcpu_set_xsave(struct vcpu *v, const struct kvm_xsave *x) __must_check;
 /* KVM_GET_TSC_KHZ, 0 if the KVM half cannot tell. */
 uint32_t vcpu_get_tsc_khz(struct vcpu *v);
+int vcpu_set_tsc_khz(struct vcpu *v, uint32_t khz) __must_check;
 /* KVM_VCPU_TSC_OFFSET: the guest's TSC less the host's. -ENXIO, -EINVAL where there is none. */
 int vcpu_get_tsc_offset(struct vcpu *v, uint64_t *offset) __must_check;
 int vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset) __must_check;

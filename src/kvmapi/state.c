@@ -130,6 +130,9 @@ int vcpu_state_load(struct vcpu *v, const struct vcpu_state *s)
 		r = s->has_xsave ? vcpu_set_xsave(v, &s->xsave) : vcpu_set_fpu(v, &s->fpu);
 	if (!r && s->has_debug)
 		r = vcpu_set_debugregs(v, &s->debug);
+	/* Before what counts in its cycles. */
+	if (!r && s->tsc_khz != vcpu_get_tsc_khz(v))
+		r = vcpu_set_tsc_khz(v, s->tsc_khz);
 	if (!r && s->has_lapic)
 		r = vcpu_set_lapic(v, &s->lapic);
 	if (!r && s->has_events)

@@ -160,6 +160,11 @@ uint32_t vcpu_get_tsc_khz(struct vcpu *v)
 	return r > 0 ? (uint32_t)r : 0;
 }
 
+int vcpu_set_tsc_khz(struct vcpu *v, uint32_t khz)
+{
+	return vcpu_ioctl(v, KVM_SET_TSC_KHZ, (void *)(uintptr_t)khz);
+}
+
 int vcpu_get_tsc_offset(struct vcpu *v, uint64_t *offset)
 {
 	const struct kvm_device_attr a = {

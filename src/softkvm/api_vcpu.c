@@ -371,14 +371,7 @@ static int translate(void *obj, uintptr_t arg)
 
 static int set_tsc_khz(void *obj, uintptr_t arg)
 {
-	V;
-	uint64_t host = v->vm->tsc_khz, want = arg ? arg : host;
-
-	/* No scaling: only what is the host's rate, give or take the kernel's 250 ppm. */
-	if (want > host + host / 4000 || want < host - host / 4000)
-		return -EINVAL;
-	v->tsc_khz = (uint32_t)host;
-	return 0;
+	return vcpu_tsc_set_khz(obj, (uint32_t)arg);
 }
 
 static int get_tsc_khz(void *obj, uintptr_t arg)
@@ -387,7 +380,7 @@ static int get_tsc_khz(void *obj, uintptr_t arg)
 	return (int)v->tsc_khz;
 }
 
-/* "Devices/vcpu", KVM_VCPU_TSC_CTRL: the offset to the host's TSC is all there is. */
+/* "Devices/vcpu", KVM_VCPU_TSC_CTRL: the offset to the host's TSC, scaled, is all there is. */
 static int has_attr(void *obj, uintptr_t arg)
 {
 	const struct kvm_device_attr *a = (void *)arg;

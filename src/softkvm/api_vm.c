@@ -392,19 +392,21 @@ static int get_stats_fd(void *obj, uintptr_t arg)
 static int get_tsc_khz(void *obj, uintptr_t arg)
 {
 	VM;
-	return (int)vm->default_tsc_khz;
+	return (int)READ_ONCE(vm->default_tsc_khz);
 }
 
-/* As for a vCPU: there is no scaling. */
+/* For vCPUs to come. */
 static int set_tsc_khz(void *obj, uintptr_t arg)
 {
 	VM;
-	uint64_t host = vm->tsc_khz, want = arg ? arg : host;
+	uint32_t khz = (uint32_t)arg;
 	int r = -EINVAL;
 
 	mutex_lock(&vm->lock);
-	if (!atomic_load(&vm->nr_vcpus) && want <= host + host / 4000 && want >= host - host / 4000)
+	if (!atomic_load(&vm->nr_vcpus) && tsc_khz_valid(khz)) {
+		WRITE_ONCE(vm->default_tsc_khz, khz ? khz : vm->tsc_khz);
 		r = 0;
+	}
 	mutex_unlock(&vm->lock);
 	return r;
 }

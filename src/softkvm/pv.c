@@ -125,9 +125,9 @@ void pv_update_clock(struct soft_vcpu *v)
 	if (v->pv.clock_paused)
 		t.flags |= 2; /* PVCLOCK_GUEST_STOPPED */
 	v->pv.clock_paused = false;
-	t.tsc_timestamp = tsc + engine_get_tsc_offset(v->cpu);
+	t.tsc_timestamp = vcpu_tsc_at(v, tsc);
 	t.system_time = ns + (uint64_t)READ_ONCE(v->vm->clock_offset);
-	tsc_pvclock_scale(v->tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
+	tsc_pvclock_scale(vcpu_tsc_rate(v), &t.tsc_to_system_mul, &t.tsc_shift);
 	/* Odd while it is written: another CPU may be reading it, or be stopped in the middle of that. */
 	if (guest_read(mem, gpa, &t.version, sizeof(t.version)))
 		return;

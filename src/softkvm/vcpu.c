@@ -48,7 +48,6 @@ static void init_state(struct soft_vcpu *v)
 	v->user_vector = v->extint_vector = -1;
 	v->stale_eoi = -1;
 	v->phys_bits = CPUID_PHYS_BITS;
-	v->tsc_khz = vm->default_tsc_khz;
 	v->mp_state = v->has_lapic && !bsp ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
 	lapic_init(&v->lapic, &config, v->posting ? &vcpu_lapic_sink : &vcpu_lapic_sink_no_apicv, v);
 	v->timer.fire = vcpu_timer_fired;

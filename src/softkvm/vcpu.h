@@ -111,7 +111,7 @@ struct soft_vcpu {
 	struct vcpu_msrs msr;
 	uint32_t msr_exit_reason;	/* KVM_MSR_EXIT_REASON_* of an exit to come */
 	struct vcpu_pv pv;
-	uint32_t tsc_khz;
+	uint32_t tsc_khz;	/* as it was set; vcpu_tsc_rate() is what it is */
 	uint64_t tsc_adjust;
 	uint32_t guest_debug;
 
@@ -199,6 +199,12 @@ void vcpu_free(struct soft_vcpu *v);
 
 /* vcpu_tsc.c. As a new vCPU has it; KVM_SET_MSRS; KVM_VCPU_TSC_OFFSET; the guest's writes. */
 void vcpu_tsc_init(struct soft_vcpu *v);
+/* What the guest's is at this time of the host's; its rate in kHz. */
+uint64_t vcpu_tsc_at(const struct soft_vcpu *v, uint64_t host);
+uint32_t vcpu_tsc_rate(const struct soft_vcpu *v);
+/* KVM_SET_TSC_KHZ, 0: the host's rate. -EINVAL: too much. */
+int vcpu_tsc_set_khz(struct soft_vcpu *v, uint32_t khz) __must_check;
+bool tsc_khz_valid(uint32_t khz);
 void vcpu_tsc_load(struct soft_vcpu *v, uint64_t value);
 void vcpu_tsc_set_offset(struct soft_vcpu *v, uint64_t offset);
 void vcpu_tsc_write(struct soft_vcpu *v, uint64_t value);

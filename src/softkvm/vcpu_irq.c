@@ -118,10 +118,10 @@ uint64_t vcpu_timer_deadline(struct soft_vcpu *v)
 		return at;
 	case LAPIC_DEADLINE_TSC:
 		now = clock_ns();
-		tsc = host_tsc() + engine_get_tsc_offset(v->cpu);
+		tsc = vcpu_tsc_at(v, host_tsc());
 		if (at <= tsc)
 			return now;
-		at = tsc_to_ns(at - tsc, v->tsc_khz);
+		at = tsc_to_ns(at - tsc, vcpu_tsc_rate(v));
 		return at > TIMER_NEVER - 1 - now ? TIMER_NEVER : now + at;
 	default:
 		return TIMER_NEVER;

@@ -44,7 +44,8 @@ struct tsc_sync {
 	uint64_t offset;      /* that of all that are in step */
 	uint64_t last_offset; /* the newest one set */
 	uint64_t write;	      /* the newest value written, */
-	uint64_t write_tsc;   /* at this time of the host's TSC */
+	uint64_t write_tsc;   /* at this time of the host's TSC, */
+	uint32_t khz;	      /* for a counter of this rate */
 };
 
 struct soft_vm {

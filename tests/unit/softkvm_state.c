@@ -533,25 +533,31 @@ static void move(struct bed *b, struct vm *vm, struct vcpu *v)
 	vm_destroy(&old_vm);
 }
 
-/* The counter of the new vCPU is the old one's to the cycle, whatever time that took. */
+/* The counter of the new vCPU is the old one's to the cycle, and at its rate, whatever time that took. */
 static void test_tsc_moves_exactly(void **state)
 {
-	uint64_t before, after;
-	struct bed bed;
-	struct vm vm;
-	struct vcpu v;
+	for (unsigned other = 0; other < 2; other++) {
+		uint64_t before, after;
+		uint32_t khz;
+		struct bed bed;
+		struct vm vm;
+		struct vcpu v;
 
-	bed_create(&bed);
-	new_vm(&bed, &vm);
-	new_vcpu(&bed, &vm, 0, &v);
-	put_msr(&v, 0x10, 123456789);
-	assert_int_equal(vcpu_get_tsc_offset(&v, &before), 0);
-	move(&bed, &vm, &v);
-	assert_int_equal(vcpu_get_tsc_offset(&v, &after), 0);
-	assert_int_equal(after, before);
-	vcpu_close(&v);
-	vm_destroy(&vm);
-	bed_destroy(&bed);
+		bed_create(&bed);
+		new_vm(&bed, &vm);
+		new_vcpu(&bed, &vm, 0, &v);
+		khz = other ? 1234567 : vcpu_get_tsc_khz(&v);
+		assert_int_equal(vcpu_set_tsc_khz(&v, khz), 0);
+		put_msr(&v, 0x10, 123456789);
+		assert_int_equal(vcpu_get_tsc_offset(&v, &before), 0);
+		move(&bed, &vm, &v);
+		assert_int_equal(vcpu_get_tsc_khz(&v), khz);
+		assert_int_equal(vcpu_get_tsc_offset(&v, &after), 0);
+		assert_int_equal(after, before);
+		vcpu_close(&v);
+		vm_destroy(&vm);
+		bed_destroy(&bed);
+	}
 }
 
 /* An NMI that nobody has taken yet ends the halt of the vCPU that it moved to. */

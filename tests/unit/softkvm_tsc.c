@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT
+ * TSC scaling: KVM_SET_TSC_KHZ to another rate than the host's. (The reference machine has none.) What
+ * can be told exactly is: a value lies between those that two readings of the host's counter
+ * give. Of the host's own rate only that it is right to a hundredth.
+ */
+#include "../lib/check.h"
+#include "../lib/pair_guest.h"
+#include <x86intrin.h>
+
+#define MSR_TSC 0x10
+
+static uint64_t get_msr(struct side *s, unsigned i, uint32_t index)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e.index = index };
+
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_GET_MSRS, &m), 1);
+	return m.e.data;
+}
+
+static void set_msr(struct side *s, unsigned i, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e = { .index = index, .data = value } };
+
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_SET_MSRS, &m), 1);
+}
+
+static int set_khz(struct side *s, unsigned i, uint64_t khz)
+{
+	return side_ioctl_val(s, s->vcpu[i], KVM_SET_TSC_KHZ, khz);
+}
+
+static uint32_t get_khz(struct side *s, unsigned i)
+{
+	return (uint32_t)side_ioctl_val(s, s->vcpu[i], KVM_GET_TSC_KHZ, 0);
+}
+
+static uint64_t offset_of(struct side *s, unsigned i)
+{
+	uint64_t offset;
+	struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+	};
+
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_GET_DEVICE_ATTR, &a), 0);
+	return offset;
+}
+
+static void set_offset(struct side *s, unsigned i, uint64_t offset)
+{
+	struct kvm_device_attr a = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+	};
+
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_SET_DEVICE_ATTR, &a), 0);
+}
+
+/* The counter is the host's at this rate, plus the offset. */
+static void expect_rate(struct side *s, unsigned i, uint32_t khz, uint32_t host_khz)
+{
+	unsigned __int128 ratio = khz == host_khz ? (unsigned __int128)1 << 48 :
+						    ((unsigned __int128)khz << 48) / host_khz;
+	uint64_t offset = offset_of(s, i);
+	uint64_t lo = (uint64_t)(__rdtsc() * ratio >> 48) + offset;
+	uint64_t is = get_msr(s, i, MSR_TSC);
+	uint64_t hi = (uint64_t)(__rdtsc() * ratio >> 48) + offset;
+
+	assert_true(is - lo <= hi - lo);
+}
+
+static void wait_ms(unsigned ms)
+{
+	for (uint64_t t = clock_ns(); clock_ns() - t < ms * 1000000ull;)
+		;
+}
+
+static void rates_are_set(void **state)
+{
+	uint32_t host;
+	struct side s;
+
+	side_begin(&s, true);
+	assert_int_equal(side_ioctl_val(&s, s.sys, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL), 1);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_CHECK_EXTENSION, KVM_CAP_VM_TSC_CONTROL), 1);
+	host = (uint32_t)side_ioctl_val(&s, s.vm, KVM_GET_TSC_KHZ, 0);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_SET_TSC_KHZ, 0x7fffffff), -EINVAL);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_SET_TSC_KHZ, 1234567), 0);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_GET_TSC_KHZ, 0), 1234567);
+	side_add_vcpu(&s, 0, 0);
+	/* vCPUs begin with it, and then it is too late */
+	assert_int_equal(get_khz(&s, 0), 1234567);
+	expect_rate(&s, 0, 1234567, host);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_SET_TSC_KHZ, 0), -EINVAL);
+	assert_int_equal(set_khz(&s, 0, 0x7fffffff), -EINVAL);
+	assert_int_equal(set_khz(&s, 0, 0xffffffff), -EINVAL);
+	assert_int_equal(get_khz(&s, 0), 1234567);
+	assert_int_equal(set_khz(&s, 0, 0x7ffffffe), 0);
+	expect_rate(&s, 0, 0x7ffffffe, host);
+	assert_int_equal(set_khz(&s, 0, 1), 0);
+	expect_rate(&s, 0, 1, host);
+	assert_int_equal(set_khz(&s, 0, 1ull << 32 | host / 2), 0);
+	assert_int_equal(get_khz(&s, 0), host / 2);
+	expect_rate(&s, 0, host / 2, host);
+	/* within 250 ppm of the host's it is the host's */
+	assert_int_equal(set_khz(&s, 0, host + host / 5000), 0);
+	assert_int_equal(get_khz(&s, 0), host + host / 5000);
+	expect_rate(&s, 0, host, host);
+	assert_int_equal(set_khz(&s, 0, host + host / 3000), 0);
+	expect_rate(&s, 0, host + host / 3000, host);
+	assert_int_equal(set_khz(&s, 0, 0), 0);
+	assert_int_equal(get_khz(&s, 0), host);
+	expect_rate(&s, 0, host, host);
+	side_end(&s);
+}
+
+/* What goes by in real time. */
+static void the_rate_is_that_of_the_clock(void **state)
+{
+	static const uint32_t rates[] = { 100000, 1000000, 5000000, 50000000 };
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(rates); i++) {
+		uint64_t t[4], a, b;
+
+		assert_int_equal(set_khz(&s, 0, rates[i]), 0);
+		set_msr(&s, 0, MSR_TSC, 1000);
+		t[0] = clock_ns();
+		a = get_msr(&s, 0, MSR_TSC);
+		t[1] = clock_ns();
+		wait_ms(20);
+		t[2] = clock_ns();
+		b = get_msr(&s, 0, MSR_TSC);
+		t[3] = clock_ns();
+		assert_true((double)(b - a) >= (double)(t[2] - t[1]) * rates[i] / 1e6 * 0.99);
+		assert_true((double)(b - a) <= (double)(t[3] - t[0]) * rates[i] / 1e6 * 1.01);
+	}
+	side_end(&s);
+}
+
+/* Counters of one rate stay in step, whoever sets them; one of another rate goes its own way. */
+static void counters_of_a_rate_stay_in_step(void **state)
+{
+	const uint64_t second = 1000000; /* at a rate so slow that the host's cycles would not pass for its own */
+	struct side s;
+	uint32_t host;
+	uint64_t tsc;
+
+	side_begin(&s, true);
+	host = (uint32_t)side_ioctl_val(&s, s.vm, KVM_GET_TSC_KHZ, 0);
+	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_SET_TSC_KHZ, second / 1000), 0);
+	side_add_vcpu(&s, 0, 0);
+	wait_ms(2);
+	side_add_vcpu(&s, 1, 1);
+	assert_true(offset_of(&s, 0) == offset_of(&s, 1));
+	/* a loader, who takes his time: half a second apart is the same, a hundred are not */
+	tsc = get_msr(&s, 0, MSR_TSC) + 100 * second;
+	set_msr(&s, 0, MSR_TSC, tsc);
+	wait_ms(20);
+	set_msr(&s, 1, MSR_TSC, tsc + second / 2);
+	assert_true(offset_of(&s, 0) == offset_of(&s, 1));
+	set_msr(&s, 1, MSR_TSC, get_msr(&s, 0, MSR_TSC) + 100 * second);
+	assert_true(offset_of(&s, 0) != offset_of(&s, 1));
+	assert_true(get_msr(&s, 1, MSR_TSC) > get_msr(&s, 0, MSR_TSC));
+	/* back to 0 together, but for the one at another rate */
+	side_add_vcpu(&s, 2, 2);
+	assert_int_equal(set_khz(&s, 2, 1000000), 0);
+	set_msr(&s, 0, MSR_TSC, 0);
+	set_msr(&s, 1, MSR_TSC, 0);
+	assert_true(offset_of(&s, 0) == offset_of(&s, 1));
+	set_msr(&s, 2, MSR_TSC, 0);
+	assert_true(offset_of(&s, 2) != offset_of(&s, 0));
+	assert_true(get_msr(&s, 2, MSR_TSC) < 1000000ull * 1000 * 60);
+	set_offset(&s, 2, 12345);
+	assert_true(offset_of(&s, 2) == 12345);
+	expect_rate(&s, 2, 1000000, host);
+	side_end(&s);
+}
+
+/* ---- what counts in its cycles ------------------------------------------------------------- */
+
+struct clock_page {
+	uint32_t version, pad0;
+	uint64_t tsc, ns;
+	uint32_t mul;
+	int8_t shift;
+	uint8_t flags, pad[2];
+};
+
+static uint64_t page_ns(const struct clock_page *p, uint64_t tsc)
+{
+	uint64_t d = tsc - p->tsc;
+
+	d = p->shift < 0 ? d >> -p->shift : d << p->shift;
+	return p->ns + (uint64_t)((unsigned __int128)d * p->mul >> 32);
+}
+
+static uint64_t clock_of(struct side *s)
+{
+	struct kvm_clock_data c = { 0 };
+
+	assert_int_equal(side_ioctl(s, s->vm, KVM_GET_CLOCK, &c), 0);
+	return c.clock;
+}
+
+static void kvmclock_goes_as_ever(void **state)
+{
+	static const uint32_t rates[] = { 0, 1, 1000, 100000, 1000000, 50000000 };
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	map_memory(&s, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(rates); i++) {
+		const struct clock_page *p = (const void *)(s.mem + 0x6000);
+		uint64_t a, b, tsc, slack, cycle;
+
+		/* the MSR first: it must be written anew when the rate changes */
+		set_msr(&s, 0, 0x4b564d01, 0x6001);
+		assert_int_equal(set_khz(&s, 0, rates[i]), 0);
+		LOAD(&s, 2, 0xec, 0xeb, 0xfd);
+		assert_int_equal(run_once(&s), 0);
+		wait_ms(20);
+		a = clock_of(&s);
+		tsc = get_msr(&s, 0, MSR_TSC);
+		b = clock_of(&s);
+		cycle = 1000000 / get_khz(&s, 0) + 1;
+		slack = (b - p->ns) / 100 + 1000 + cycle;
+		assert_in_range(page_ns(p, tsc), a - slack, b + slack);
+	}
+	side_end(&s);
+}
+
+/* x2APIC, its timer at vector 40h by the TSC: 81h, then ESI:EDI cycles from now, then 80h. */
+__asm__(".pushsection .rodata\n.code16\ndeadline_code:\n"
+	"movl $0x1b,%ecx\n rdmsr\n orl $0xc00,%eax\n wrmsr\n"
+	"movl $0x80f,%ecx\n movl $0x1ff,%eax\n xorl %edx,%edx\n wrmsr\n"
+	"movl $0x832,%ecx\n movl $0x40040,%eax\n wrmsr\n"
+	"1: outb %al,$0x81\n movl $0x6e0,%ecx\n rdtsc\n addl %edi,%eax\n adcl %esi,%edx\n wrmsr\n"
+	"sti\n hlt\n cli\n outb %al,$0x80\n jmp 1b\n"
+	"deadline_irq: pushal\n movl $0x80b,%ecx\n xorl %eax,%eax\n xorl %edx,%edx\n wrmsr\n"
+	"popal\n iretw\n"
+	"deadline_end:\n.code64\n.popsection\n");
+extern const uint8_t deadline_code[], deadline_irq[], deadline_end[];
+
+static void run_to(struct side *s, uint16_t port)
+{
+	assert_int_equal(run_once(s), 0);
+	assert_int_equal(s->run[0]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(s->run[0]->io.port, port);
+}
+
+static void a_deadline_is_when_it_should_be(void **state)
+{
+	static const uint32_t rates[] = { 0, 50000, 1000000, 0x7ffffffe };
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[1];
+	} cpuid = { .head.nent = 1, .e[0] = { .function = 1, .ecx = 1u << 24 | 1u << 21 } };
+	struct kvm_regs r;
+	struct side s;
+
+	side_begin(&s, true);
+	vm_do_val(&s, KVM_CREATE_IRQCHIP, 0);
+	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &cpuid), 0);
+	map_memory(&s, 0);
+	load(&s, deadline_code, (size_t)(deadline_end - deadline_code), 2);
+	store_le32(s.mem + 0x40 * 4, CODE + (uint32_t)(deadline_irq - deadline_code));
+	for (unsigned i = 0; i < ARRAY_SIZE(rates); i++) {
+		const uint64_t ms = 100;
+		uint64_t t;
+
+		run_to(&s, 0x81);
+		assert_int_equal(set_khz(&s, 0, rates[i]), 0);
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_REGS, &r), 0);
+		r.rdi = (uint32_t)(get_khz(&s, 0) * ms);
+		r.rsi = get_khz(&s, 0) * ms >> 32;
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_REGS, &r), 0);
+		t = clock_ns();
+		run_to(&s, 0x80);
+		t = clock_ns() - t;
+		/* by the host's cycles the last one would take a minute */
+		assert_in_range(t, ms * 990000, 30 * NSEC_PER_SEC);
+	}
+	side_end(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rates_are_set),
+		cmocka_unit_test(the_rate_is_that_of_the_clock),
+		cmocka_unit_test(counters_of_a_rate_stay_in_step),
+		cmocka_unit_test(kvmclock_goes_as_ever),
+		cmocka_unit_test(a_deadline_is_when_it_should_be),
+	};
+
+	return RUN(tests);
+}
