@@ -266,6 +266,7 @@ struct engine_vcpu {
 	uint64_t host_xmask;  /* components that the engine can carry here, */
 	uint64_t guest_xmask; /* that the guest's CPUID allows in XCR0, */
 	uint32_t live_xmask;  /* that fpu_get() and fpu_put() move */
+	uint32_t mxcsr_mask;  /* bits of MXCSR that there are */
 	struct xcomp xcomp[8]; /* the image's, by XCR0's bits; from 2 on */
 
 	struct engine_vm *vm;
@@ -488,6 +489,7 @@ void fpu_get(struct engine_vcpu *v); /* state → processor, if it is not there 
 void fpu_put(struct engine_vcpu *v); /* processor → state */
 int fpu_exec(struct engine_vcpu *v, const struct insn *in);
 void fpu_layout(struct xcomp c[8], uint64_t xcr0); /* as the host has it */
+uint32_t fpu_mxcsr_mask(void); /* the host's */
 void image_expand(struct engine_vcpu *v); /* after fpu_put(): all components have their bytes */
 bool xcr0_valid(const struct engine_vcpu *v, uint64_t x);
 void xcr0_put(struct engine_vcpu *v, uint64_t x);

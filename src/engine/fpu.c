@@ -202,9 +202,15 @@ void engine_get_xsave(struct engine_vcpu *v, void *image)
 	bytes_zero((uint8_t *)image + size, ENGINE_XSAVE_SIZE - size);
 }
 
-static uint32_t mxcsr_mask(void)
+/* SDM vol. 1, "Guidelines for Writing to the MXCSR Register"; LDMXCSR, which is the host's, goes by it. */
+uint32_t fpu_mxcsr_mask(void)
 {
-	return 0xffffu;
+	uint8_t area[512] __attribute__((aligned(16)));
+	uint32_t mask;
+
+	__asm__ volatile("fxsave64 %0" : "=m"(area));
+	bytes_copy(&mask, area + 28, 4);
+	return mask ? mask : 0xffbfu;
 }
 
 int engine_set_xsave(struct engine_vcpu *v, const void *image)
@@ -215,7 +221,7 @@ int engine_set_xsave(struct engine_vcpu *v, const void *image)
 
 	bytes_copy(hdr, p + OFF_BV, 16);
 	bytes_copy(&mxcsr, p + 24, 4);
-	if (hdr[0] & ~v->host_xmask || hdr[1] || (mxcsr & ~mxcsr_mask()))
+	if (hdr[0] & ~v->host_xmask || hdr[1] || (mxcsr & ~v->mxcsr_mask))
 		return -EINVAL;
 	fpu_put(v);
 	bytes_copy(v->xsave, p, area_size(v->xcomp, v->host_xmask, false));
@@ -257,7 +263,7 @@ static int save_area(struct engine_vcpu *v, const struct insn *in, uint64_t lin,
 	/* FCW..MXCSR_MASK; pointers are kept zero, so both formats agree */
 	bytes_copy(buf, v->xsave, 24);
 	*(uint32_t *)(buf + 24) = *(uint32_t *)(v->xsave + 24);
-	*(uint32_t *)(buf + 28) = mxcsr_mask();
+	*(uint32_t *)(buf + 28) = v->mxcsr_mask;
 	if (fx) {
 		r = area_write(v, lin, buf, 32);
 		if (!r)
@@ -292,7 +298,7 @@ static int fxrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin)
 	r = gmem_read(v, lin, buf, sizeof(buf), data_mode(v));
 	if (r)
 		return r;
-	if (*(uint32_t *)(buf + 24) & ~mxcsr_mask())
+	if (*(uint32_t *)(buf + 24) & ~v->mxcsr_mask)
 		return raise_gp(v, 0);
 	image_expand(v);
 	bytes_copy(v->xsave, buf, 8);
@@ -354,7 +360,7 @@ static int xsave(struct engine_vcpu *v, const struct insn *in, uint64_t lin, boo
 			return r;
 	}
 	if ((rfbm & 6) && !(compact && !(rfbm & 2))) {
-		uint32_t csr[2] = {*(uint32_t *)(v->xsave + 24), mxcsr_mask()};
+		uint32_t csr[2] = {*(uint32_t *)(v->xsave + 24), v->mxcsr_mask};
 
 		r = area_write(v, lin + 24, csr, 8);
 		if (r)
@@ -414,7 +420,7 @@ static int xrstor(struct engine_vcpu *v, const struct insn *in, uint64_t lin, bo
 		if (r)
 			return r;
 	}
-	if ((compact ? rfbm & hdr[0] & 2 : rfbm & 6) && (*(uint32_t *)(buf + 24) & ~mxcsr_mask()))
+	if ((compact ? rfbm & hdr[0] & 2 : rfbm & 6) && (*(uint32_t *)(buf + 24) & ~v->mxcsr_mask))
 		return raise_gp(v, 0);
 	image_expand(v);
 	bv = *image_bv(v);

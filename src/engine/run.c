@@ -69,6 +69,7 @@ int engine_vcpu_create(struct engine_vm *vm, unsigned int id, const struct engin
 	v->id = id;
 	v->host_xmask = engine_xcr0_max();
 	fpu_layout(v->xcomp, v->host_xmask);
+	v->mxcsr_mask = fpu_mxcsr_mask();
 	v->born_tsc = __builtin_ia32_rdtsc();
 	v->born_ns = clock_ns();
 	v->fill_fn = ENGINE_EAGER_FPU ? (void *)tlb_miss_eager : (void *)tlb_miss;

@@ -175,6 +175,47 @@ static void flags_survive_lookups(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(mxcsr, "ldmxcsr (%rdi)\nfxsave (%rsi)\nmov $3,%eax\nxor %edx,%edx\nxsave (%rbx)\n"
+	       "xrstor (%rbx)\nfxrstor (%rsi)\nstmxcsr (%rdi)\nint3");
+
+/* What bits MXCSR has is the host's: LDMXCSR goes by that, so all else must. */
+static void mxcsr_has_the_hosts_bits(void **state)
+{
+	uint8_t host[512] __attribute__((aligned(16)));
+	uint32_t mask;
+
+	__asm__ volatile("fxsave64 %0" : "=m"(host));
+	mask = load_le32(host + 28) ? load_le32(host + 28) : 0xffbf;
+	for (unsigned int w = 0; w < ENV_WAYS; w++)
+		for (unsigned int bad = 0; bad < 2; bad++) {
+			struct env *e = env_create(1);
+			uint32_t value = 0x1f80 | (mask & ~0xffffu) | (bad ? 1u << 31 : 0);
+			uint8_t image[ENGINE_XSAVE_SIZE];
+
+			PUT(e, LOAD, mxcsr);
+			env_start(e, 0, 0, LOAD, ENV_KSTACK);
+			engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[w]);
+			store_le32(e->ram + 0x7000, value);
+			set_gpr(e, 0, 7, 0x7000);
+			set_gpr(e, 0, 6, 0x12000);
+			set_gpr(e, 0, 3, 0x13000);
+			assert_int_equal(env_run_through(e, 0), bad ? 13 : 256);
+			if (!bad) {
+				for (unsigned int i = 0; i < 2; i++) {
+					assert_int_equal(load_le32(e->ram + 0x12018 + 0x1000 * i), value);
+					assert_int_equal(load_le32(e->ram + 0x1201c + 0x1000 * i), mask);
+				}
+				assert_int_equal(load_le32(e->ram + 0x7000), value);
+				engine_get_xsave(e->cpu[0], image);
+				assert_int_equal(load_le32(image + 24), value);
+				assert_int_equal(engine_set_xsave(e->cpu[0], image), 0);
+				store_le32(image + 24, value | 1u << 31);
+				assert_int_equal(engine_set_xsave(e->cpu[0], image), -EINVAL);
+			}
+			env_destroy(e);
+		}
+}
+
 SNIPPET(xsave, "vbroadcastsd (%rdi),%ymm3\nfld1\nmov $7,%eax\nxor %edx,%edx\nxsave (%rsi)\nvzeroall\nfninit\n"
 	       "xsavec (%rbx)\nmov $7,%eax\nxrstor (%rsi)\nvmovups %ymm3,(%rdi)\nfstpl 32(%rdi)\nxrstor (%rbx)\n"
 	       "vmovups %ymm3,64(%rdi)\nint3");
@@ -484,6 +525,7 @@ int main(void)
 		cmocka_unit_test(code_sees_its_own_stores),
 		cmocka_unit_test(flags_survive_lookups),
 		cmocka_unit_test(xsave_keeps_vectors),
+		cmocka_unit_test(mxcsr_has_the_hosts_bits),
 		cmocka_unit_test(locked_counters_agree),
 		cmocka_unit_test(one_vcpu_changes_the_code_of_another),
 		cmocka_unit_test(maps_and_logs_change_under_a_running_guest),
