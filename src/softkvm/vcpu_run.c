@@ -103,6 +103,7 @@ static int do_requests(struct soft_vcpu *v)
 {
 	/* The timer's is vcpu_sync_irr()'s. */
 	uint32_t req = atomic_fetch_and(&v->requests, REQ_TIMER) & ~REQ_TIMER;
+	bool waits = v->mp_state == KVM_MP_STATE_UNINITIALIZED;
 
 	if (!req)
 		return STEP_AGAIN;
@@ -121,7 +122,7 @@ static int do_requests(struct soft_vcpu *v)
 		pv_update_clock(v);
 	if (req & REQ_STEAL)
 		pv_account_steal(v);
-	if (req & REQ_EOI_EXIT)
+	if (req & REQ_EOI_EXIT && !waits)
 		return split_eoi_exit(v);
 	return STEP_AGAIN;
 }
@@ -513,16 +514,18 @@ static int step(struct soft_vcpu *v)
 
 static int run_uninitialized(struct soft_vcpu *v)
 {
+	int r;
+
 	if (READ_ONCE(v->run->immediate_exit))
 		return -EINTR;
 	do {
-		int r = block(v);
-
-		if (r < 0)
-			return r;
-		(void)do_requests(v);
-	} while (v->mp_state == KVM_MP_STATE_UNINITIALIZED);
-	return -EAGAIN;
+		r = block(v);
+		if (r >= 0)
+			(void)do_requests(v);
+	} while (r >= 0 && v->mp_state == KVM_MP_STATE_UNINITIALIZED);
+	/* An EOI that user space must hear of waits for the vCPU to run, whatever it is by then. */
+	vcpu_lapic_done(v);
+	return r < 0 ? r : -EAGAIN;
 }
 
 static void publish_state(struct soft_vcpu *v)

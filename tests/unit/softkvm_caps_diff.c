@@ -208,6 +208,56 @@ static void eoi_exits_come_before_the_next_msr(void **state)
 	}
 }
 
+/* A vCPU that waits for INIT and SIPI owes an EOI: user space hears of it when it runs. */
+static void an_eoi_exit_waits_for_the_vcpu(void **state)
+{
+	struct kvm_mp_state waiting = { .mp_state = KVM_MP_STATE_UNINITIALIZED };
+	static const uint8_t out[] = { 0xe6, 0x80 };
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry e;
+	} routes = {
+		{ .nr = 1 },
+		{ .gsi = 3, .type = KVM_IRQ_ROUTING_MSI,
+		  .u.msi = { .address_lo = 0xfee01000, .data = 0xc051 /* level, vector 51h */ } },
+	};
+	struct kvm_msi init = { .address_lo = 0xfee01000, .data = 0x500 };
+	struct kvm_msi sipi = { .address_lo = 0xfee01000, .data = 0x600 | CODE >> 12 };
+	struct kvm_lapic_state l;
+	struct kvm_sregs sr;
+	struct side s;
+
+	side_begin(&s, true);
+	vm_enable(&s, KVM_CAP_SPLIT_IRQCHIP, 24);
+	side_add_vcpu(&s, 0, 0);
+	side_add_vcpu(&s, 1, 1);
+	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_GSI_ROUTING, &routes), 0);
+	map_memory(&s, 0);
+	memcpy(s.mem + CODE, out, sizeof(out));
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_GET_LAPIC, &l), 0);
+	store_le32(l.regs + 0x120, BIT(0x51 % 32)); /* in service */
+	store_le32(l.regs + 0x1a0, BIT(0x51 % 32)); /* for a level */
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_LAPIC, &l), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_GET_SREGS, &sr), 0);
+	sr.apic_base |= 0xc00;
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_SREGS, &sr), 0);
+	/* run once, so that it is known which EOIs are wanted */
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_MP_STATE, &(struct kvm_mp_state){ 0 }), 0);
+	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_MP_STATE, &waiting), 0);
+	assert_int_equal(set_msr(&s, 1, 0x80b, 0), 1);
+	assert_true(side_ioctl(&s, s.vm, KVM_SIGNAL_MSI, &init) > 0);
+	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), -EAGAIN);
+	assert_true(side_ioctl(&s, s.vm, KVM_SIGNAL_MSI, &sipi) > 0);
+	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), 0);
+	assert_int_equal(s.run[1]->exit_reason, KVM_EXIT_IOAPIC_EOI);
+	assert_int_equal(s.run[1]->eoi.vector, 0x51);
+	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), 0);
+	assert_int_equal(s.run[1]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(s.run[1]->io.port, 0x80);
+	side_end(&s);
+}
+
 static void script_platform_info(struct side *s, uint64_t seed)
 {
 	side_add_vcpu(s, 0, 0);
@@ -752,6 +802,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest alone[] = {
 		cmocka_unit_test(msrs_of_the_processor_are_filtered),
 		cmocka_unit_test(eoi_exits_come_before_the_next_msr),
+		cmocka_unit_test(an_eoi_exit_waits_for_the_vcpu),
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(msrs_have_the_vendors_width),
