@@ -2,13 +2,19 @@
 #include "base/ranges.h"
 #include <stdlib.h>
 
-struct ranges *ranges_edit(const struct ranges *t, const struct range *gone, struct range *add)
+struct ranges *ranges_edit(const struct ranges *t, const struct range *gone, struct range *add,
+			   struct ranges **spare)
 {
-	unsigned n = t ? t->n : 0, i;
-	struct ranges *new = malloc(sizeof(*new) + (n + 1) * sizeof(new->at[0]));
+	unsigned n = t ? t->n : 0, room = n + n / 8 + 8, i;
+	struct ranges *new = *spare;
 
-	if (!new)
-		return NULL;
+	if (!new || new->room <= n) {
+		new = realloc(new, sizeof(*new) + room * sizeof(new->at[0]));
+		if (!new)
+			return NULL;
+		new->room = room;
+	}
+	*spare = NULL;
 	new->n = n;
 	if (n)
 		memcpy(new->at, t->at, n * sizeof(new->at[0]));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Pieces of an address space, sorted, none over another. A table is never edited: a change
- * makes a new one, for its owner to publish and to free the old one when nobody reads it. It
- * holds pointers to what its owner has the ranges in, so that a change moves 8 bytes a
- * range, whatever the owner keeps with each.
+ * Pieces of an address space, sorted, none over another. A table that is read is never edited: a
+ * change makes a new one, for its owner to publish; the old one is the place for the next when
+ * nobody reads it any more. It holds pointers to what its owner has the ranges in, so that a
+ * change moves 8 bytes a range, whatever the owner keeps with each.
  */
 #ifndef BELFRY_BASE_RANGES_H
 #define BELFRY_BASE_RANGES_H
@@ -14,7 +14,7 @@ struct range {
 };
 
 struct ranges {
-	unsigned n;
+	unsigned n, room;
 	struct range *at[]; /* by start */
 };
 
@@ -44,8 +44,10 @@ static inline struct range *ranges_find(const struct ranges *t, uint64_t a)
 
 /*
  * A table like t (NULL: an empty one) without `gone`, which is in t, and with `add`, which lies
- * over none that stays; each may be NULL. NULL: no memory. free() frees it.
+ * over none that stays; each may be NULL. It is made in *spare, a table that nobody reads (NULL:
+ * there is none), which is taken, or in memory of its own. NULL: no memory. free() frees it.
  */
-struct ranges *ranges_edit(const struct ranges *t, const struct range *gone, struct range *add) __must_check;
+struct ranges *ranges_edit(const struct ranges *t, const struct range *gone, struct range *add,
+			   struct ranges **spare) __must_check;
 
 #endif

@@ -678,7 +678,7 @@ struct engine_vm {
 	pthread_mutex_t list_lock;  /* vCPU list; never held while waiting. Taken inside lock */
 	_Atomic bool dropping;	    /* a page's marks are gone, its vCPUs not told yet; list_lock */
 	pthread_mutex_t split_lock; /* locked accesses that cross a page */
-	struct ranges *map; /* of struct slot */
+	struct ranges *map, *spare_map; /* of struct slot */
 	struct engine_vcpu **vcpu;
 	_Atomic unsigned int n_vcpu;
 	uint32_t code_mib;

@@ -222,7 +222,7 @@ int engine_vm_create(const struct engine_config *cfg, struct engine_vm **out, st
 
 	if (!vm)
 		return err_set(e, -ENOMEM, "cannot allocate a virtual machine");
-	vm->map = ranges_edit(NULL, NULL, NULL);
+	vm->map = ranges_edit(NULL, NULL, NULL, &vm->spare_map);
 	if (!vm->map) {
 		free(vm);
 		return err_set(e, -ENOMEM, "cannot allocate a memory map");
@@ -249,6 +249,7 @@ void engine_vm_destroy(struct engine_vm *vm)
 	for (unsigned int i = 0; i < vm->map->n; i++)
 		slot_free(container_of(vm->map->at[i], struct slot, r));
 	free(vm->map);
+	free(vm->spare_map);
 	mutex_destroy(&vm->lock);
 	mutex_destroy(&vm->list_lock);
 	mutex_destroy(&vm->split_lock);
@@ -356,7 +357,7 @@ static int change_slot_locked(struct engine_vm *vm, const gpa_t *at, const struc
 		if (!new)
 			return err_set(e, -ENOMEM, "cannot allocate a memory slot");
 	}
-	map = ranges_edit(old, gone ? &gone->r : NULL, new ? &new->r : NULL);
+	map = ranges_edit(old, gone ? &gone->r : NULL, new ? &new->r : NULL, &vm->spare_map);
 	if (!map) {
 		if (gone && new && new->words == gone->words)
 			new->words = NULL;
@@ -365,7 +366,7 @@ static int change_slot_locked(struct engine_vm *vm, const gpa_t *at, const struc
 	}
 	__atomic_store_n(&vm->map, map, __ATOMIC_RELEASE);
 	all_sync_locked(vm, RQ_NEW_MAP);
-	free(old);
+	vm->spare_map = old;
 	if (gone && new && new->words == gone->words)
 		gone->words = NULL;
 	slot_free(gone);

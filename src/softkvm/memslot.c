@@ -10,11 +10,12 @@
 
 int memslots_init(struct memslots *m, struct grace *g, struct engine_vm *engine)
 {
-	struct ranges *t = ranges_edit(NULL, NULL, NULL);
+	struct ranges *t;
 
+	*m = (struct memslots){ .grace = g, .engine = engine, .max_slots = SOFT_MAX_SLOTS };
+	t = ranges_edit(NULL, NULL, NULL, &m->spare);
 	if (!t)
 		return -ENOMEM;
-	*m = (struct memslots){ .grace = g, .engine = engine, .max_slots = SOFT_MAX_SLOTS };
 	atomic_init(&m->table, t);
 	mutex_init(&m->lock);
 	return 0;
@@ -41,6 +42,7 @@ void memslots_destroy(struct memslots *m)
 		free(slot_of(t->at[i]));
 	}
 	free(t);
+	free(m->spare);
 	free(m->by_id);
 	mutex_destroy(&m->lock);
 }
@@ -107,7 +109,7 @@ static int check_region(const struct memslots *m, const struct kvm_userspace_mem
 static int change(struct memslots *m, struct memslot *gone, struct memslot *add)
 {
 	struct ranges *old = atomic_load(&m->table);
-	struct ranges *new = ranges_edit(old, gone ? &gone->r : NULL, add ? &add->r : NULL);
+	struct ranges *new = ranges_edit(old, gone ? &gone->r : NULL, add ? &add->r : NULL, &m->spare);
 	struct engine_slot e;
 	int r;
 
@@ -124,12 +126,12 @@ static int change(struct memslots *m, struct memslot *gone, struct memslot *add)
 		};
 	r = engine_vm_change_slot(m->engine, gone ? &gone->r.start : NULL, add ? &e : NULL, NULL);
 	if (r) {
-		free(new);
+		m->spare = new;
 		return r;
 	}
 	atomic_store(&m->table, new);
 	grace_wait(m->grace);
-	free(old);
+	m->spare = old;
 	m->by_id[gone ? gone->id : add->id] = add;
 	m->pages += (add ? add->r.size : 0) / SOFT_PAGE_SIZE - (gone ? gone->r.size : 0) / SOFT_PAGE_SIZE;
 	if (gone && (!add || add->log != gone->log))

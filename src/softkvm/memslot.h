@@ -35,6 +35,7 @@ struct memslot {
 struct memslots {
 	pthread_mutex_t lock;		    /* writers and dirty log calls */
 	struct ranges *_Atomic table;	    /* of struct memslot */
+	struct ranges *spare;		    /* for the next one; lock */
 	struct memslot **by_id;		    /* NULL: no such slot; lock */
 	unsigned n_ids;			    /* of them there is room for; lock */
 	struct grace *grace;		    /* (o) */
