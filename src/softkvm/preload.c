@@ -34,6 +34,11 @@ static struct {
 	const char *node;
 	/* One context a process: so is /dev/kvm. Made when it is first opened. */
 	_Atomic(void *) ctx;
+	/*
+	 * Whether this process has opened the node. Its page is wiped in a child, also in one that
+	 * the C library does not know of, as jailers make them by clone.
+	 */
+	_Atomic int *opened;
 } pre = { .libc_once = PTHREAD_ONCE_INIT, .ctx_once = PTHREAD_ONCE_INIT }; /* process-wide */
 
 /* What the rooms call, after renaming. */
@@ -79,6 +84,9 @@ bool preload_is_node(const char *path)
 	return path && !strcmp(path, preload_node());
 }
 
+/* The values of pre.opened. NOT_KNOWN: a child, and in_child() was not called. */
+enum { NOT_KNOWN, NOT_OPENED, OPENED };
+
 static void before_fork(void)
 {
 	softkvm_fork_begin(atomic_load(&pre.ctx));
@@ -92,16 +100,23 @@ static void after_fork(void)
 static void in_child(void)
 {
 	softkvm_fork_end(atomic_load(&pre.ctx), true);
+	atomic_store(pre.opened, NOT_OPENED);
 }
 
 static void make_context(void)
 {
 	struct softkvm_config c;
-	void *ctx;
+	void *ctx, *page;
 
+	page = pre.libc.mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return;
+	(void)madvise(page, 4096, MADV_WIPEONFORK);
+	pre.opened = page;
 	softkvm_config_init(&c, true);
 	if (softkvm_create(&ctx, &c))
 		return;
+	atomic_store(pre.opened, OPENED);
 	atomic_store(&pre.ctx, ctx);
 	(void)pthread_atfork(before_fork, after_fork, in_child);
 }
@@ -110,6 +125,17 @@ static void make_context(void)
 static void *context(void)
 {
 	return atomic_load_explicit(&pre.ctx, memory_order_acquire);
+}
+
+/*
+ * The same, if this very process has: only then can an fd be an object of it. Who asks this first
+ * makes no system call for other processes' fds, which a jailed child may not be allowed.
+ */
+static void *own_context(void)
+{
+	void *ctx = context();
+
+	return ctx && atomic_load_explicit(pre.opened, memory_order_relaxed) == OPENED ? ctx : NULL;
 }
 
 /* What is ours must not be left half-way: pthread_cancel() waits until it is done. */
@@ -147,6 +173,8 @@ static int open_node(int flags)
 	int fd;
 
 	(void)pthread_once(&pre.ctx_once, make_context);
+	if (context() && atomic_exchange(pre.opened, OPENED) == NOT_KNOWN)
+		softkvm_fork_end(context(), true);
 	fd = context() ? softkvm_ops.open(context()) : -ENOMEM;
 	if (fd >= 0 && !(flags & O_CLOEXEC))
 		(void)fcntl(fd, F_SETFD, 0);
@@ -282,7 +310,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
-	void *ctx = context(), *p;
+	void *ctx = own_context(), *p;
 	struct cancel cancel;
 	int r;
 
@@ -310,7 +338,7 @@ EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off_t o
 
 EXPORT int close(int fd)
 {
-	void *ctx = context();
+	void *ctx = own_context();
 	struct cancel cancel;
 	int r;
 

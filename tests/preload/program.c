@@ -9,7 +9,9 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <linux/filter.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -17,12 +19,15 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -332,6 +337,52 @@ static void test_fork(void **state)
 	guest_destroy(&g);
 }
 
+#define KILL_AT(call)                                                                             \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (call), 0, 1),                                        \
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+
+/* As a jailed device: its filter knows what it does with its own fds, and nothing else. */
+static int use_own_fd_jailed(void *arg)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		KILL_AT(SYS_fstat),
+		KILL_AT(SYS_newfstatat),
+		KILL_AT(SYS_flock),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
+	int fd = *(int *)arg;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+		return 2;
+	return mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED || close(fd);
+}
+
+static void test_jailed_child(void **state)
+{
+	int fd = memfd_create("device", MFD_CLOEXEC), status;
+	struct guest g;
+	pid_t pid;
+
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	guest_create(&g, out_and_halt, sizeof(out_and_halt));
+	assert_int_equal(in_child(use_own_fd_jailed, &fd), 0);
+	/* A jailer's clone is none that the C library knows of. */
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (!pid)
+		_exit(use_own_fd_jailed(&fd));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (!pid)
+		_exit(use_own_vm(NULL));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(close(fd), 0);
+	guest_destroy(&g);
+}
+
 static void *open_and_close(void *arg)
 {
 	while (!atomic_load((_Atomic bool *)arg))
@@ -599,6 +650,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open), cmocka_unit_test(test_look), cmocka_unit_test(test_others),
 		cmocka_unit_test(test_fds), cmocka_unit_test(test_dirty_ring),
+		cmocka_unit_test(test_jailed_child),
 		cmocka_unit_test(test_fork_in_the_middle), cmocka_unit_test(test_closed_by_the_way),
 		cmocka_unit_test(test_busy_closers), cmocka_unit_test(test_fork), cmocka_unit_test(test_kick),
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_faults),
