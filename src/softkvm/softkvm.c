@@ -19,6 +19,8 @@ void softkvm_config_init(struct softkvm_config *c, bool env)
 	s = getenv("BELFRY_APICV");
 	if (s && !strcmp(s, "off"))
 		c->no_apicv = true;
+	s = getenv("BELFRY_LATE_THREAD");
+	c->late_thread = s && !strcmp(s, "on");
 	s = getenv("BELFRY_HALT_POLL_NS");
 	if (s && !number_parse(s, 0, 10 * NSEC_PER_SEC, &n))
 		c->halt_poll_ns = n;

@@ -21,6 +21,11 @@ struct softkvm_config {
 	bool no_apicv;
 	/* How long a halted vCPU polls at most before it blocks, ns: as long as its waits are short. */
 	uint64_t halt_poll_ns;
+	/*
+	 * A VM's thread starts with its first vCPU only, for programs that fork before that and want to
+	 * have one thread then. Till then no irqfd is served, which the kernel's are (BELFRY_LATE_THREAD=on).
+	 */
+	bool late_thread;
 	/* MiB that the translated code of a VM may take; 0: the engine's default. */
 	uint32_t code_mib;
 	/* Where complaints about misuse go; NULL: nowhere. Must outlive the context. */

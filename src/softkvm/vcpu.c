@@ -148,6 +148,9 @@ int vcpu_create_fd(struct soft_vm *vm, unsigned long id)
 	if (r)
 		goto abandon;
 	init_state(v);
+	r = vm_start_waiter(vm);
+	if (r)
+		goto unmap;
 	fd = file_publish(&v->file);
 	if (fd < 0) {
 		r = fd;

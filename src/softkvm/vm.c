@@ -33,6 +33,13 @@ fail:
 	return r;
 }
 
+int vm_start_waiter(struct soft_vm *vm)
+{
+	int r = loop_thread_start(vm->waiter, "softkvm-wait");
+
+	return r == -EBUSY ? 0 : r;
+}
+
 static int waiter_create(struct soft_vm *vm)
 {
 	int r = loop_create(&vm->waiter);
@@ -45,14 +52,19 @@ static int waiter_create(struct soft_vm *vm)
 	r = timers_init(&vm->timers, vm->waiter);
 	if (r)
 		goto destroy_listener;
-	r = loop_thread_start(vm->waiter, "softkvm-wait");
-	if (!r && WITH_TSAN) {
+	if (!vm->ctx->cfg.late_thread) {
+		r = vm_start_waiter(vm);
+		if (r)
+			goto destroy_timers;
+	}
+	if (WITH_TSAN) {
 		vm->nudge.fire = signals_nudge;
 		timer_add(&vm->timers, &vm->nudge);
 		timer_set(&vm->timers, &vm->nudge, clock_ns());
 	}
-	if (!r)
-		return 0;
+	return 0;
+
+destroy_timers:
 	timers_destroy(&vm->timers);
 destroy_listener:
 	listener_destroy(&vm->listener);

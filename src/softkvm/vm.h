@@ -73,7 +73,7 @@ struct soft_vm {
 	pthread_mutex_t irqfd_lock;	/* binding and unbinding irqfds */
 	pthread_mutex_t resample_lock;
 	struct soft_resampler *resamplers;
-	struct loop *waiter;		/* timers, and the listener's; runs from creation to release */
+	struct loop *waiter;		/* timers, and the listener's; its thread: vm_start_waiter() */
 	struct listener listener;	/* irqfds */
 	struct vm_timers timers;
 	struct soft_timer nudge;	/* signal.c; only under the thread sanitizer */
@@ -138,6 +138,11 @@ void signals_nudge(struct soft_timer *t);
 /* vm.c */
 void vm_release(struct soft_file *f);
 int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap);
+/*
+ * Let the waiter's thread run from now on to the VM's release, if it does not yet: when the VM is
+ * made or, with late_thread, gets its first vCPU. -EAGAIN.
+ */
+int vm_start_waiter(struct soft_vm *vm) __must_check;
 /* vcpu.c: KVM_CREATE_VCPU. Returns the fd. */
 int vcpu_create_fd(struct soft_vm *vm, unsigned long id);
 

@@ -99,8 +99,9 @@ soft() { timeout -k 2 "$limit" build/belfry with-softkvm -- "$@" </dev/null >>"$
 boot_crosvm() {
 	local cpus=$1 append=$2 jail=(--disable-sandbox)
 	shift 2
-	[ "${1-}" != SANDBOX ] || { jail=(); shift; }
-	soft "${monitors[crosvm]}" run "${jail[@]}" --mem size=256 --cpus "num-cores=$cpus" --socket "$work/socket" \
+	# It forks its jailed devices before it makes vCPUs, and only while it has one thread.
+	[ "${1-}" != SANDBOX ] || { jail=(); shift; mkdir -p /var/empty; }
+	BELFRY_LATE_THREAD=on soft "${monitors[crosvm]}" run "${jail[@]}" --mem size=256 --cpus "num-cores=$cpus" --socket "$work/socket" \
 		--serial type=stdout,hardware=serial,num=1,console --initrd "$guest/initrd.cpio" \
 		--params "$append" --block "path=$work/root" --block "path=$work/data" --net tap-name=tap0 "$@" "$guest/vmlinux"
 }

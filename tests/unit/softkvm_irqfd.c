@@ -5,8 +5,10 @@
 #include "../lib/check.h"
 #include "monitor/bare.h"
 #include "softkvm/softkvm.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -382,6 +384,56 @@ static void on_usr1(int sig)
 {
 }
 
+static unsigned threads(void)
+{
+	DIR *d = opendir("/proc/self/task");
+	unsigned n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+/*
+ * With late_thread a VM makes no thread before it has a vCPU: crosvm forks its devices only while its
+ * process has one. What is signalled meanwhile is not lost.
+ */
+static void test_late_thread(void **state)
+{
+	unsigned before = threads();
+	struct softkvm_config config;
+	struct pollfd taken = { .events = POLLIN };
+	struct kvmapi api;
+	struct sys sys;
+	struct vm vm;
+	struct vcpu cpu;
+	struct err err;
+
+	taken.fd = new_eventfd();
+	softkvm_config_init(&config, false);
+	config.late_thread = true;
+	assert_int_equal(softkvm_create(&api.ctx, &config), 0);
+	api.ops = &softkvm_ops;
+	assert_int_equal(sys_open(&sys, &api, &err), 0);
+	assert_int_equal(vm_create(&vm, &sys), 0);
+	assert_int_equal(vm_create_irqchip(&vm), 0);
+	assert_int_equal(vm_create_pit2(&vm, 0), 0);
+	assert_int_equal(vm_bind_irqfd(&vm, taken.fd, 4, -1), 0);
+	signal_fd(taken.fd, 1);
+	assert_int_equal(threads(), before);
+	assert_int_equal(vcpu_open(&cpu, &vm, 0), 0);
+	assert_int_equal(threads(), before + 1);
+	for (uint64_t deadline = clock_ns() + PATIENCE; poll(&taken, 1, 1);)
+		assert_true(clock_ns() < deadline);
+	vcpu_close(&cpu);
+	vm_destroy(&vm);
+	sys_close(&sys);
+	softkvm_destroy(api.ctx);
+	close(taken.fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -391,6 +443,7 @@ int main(void)
 		cmocka_unit_test(test_resampler_on_an_edge_pin),
 		cmocka_unit_test(test_acked_edge_asks_its_source),
 		cmocka_unit_test(test_two_vms_fight),
+		cmocka_unit_test(test_late_thread),
 	};
 	struct sigaction a = { .sa_handler = on_usr1 };
 
