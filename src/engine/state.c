@@ -162,7 +162,7 @@ int engine_check_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	if (!cr0_valid(s->cr0) || (s->cr4 & ~CR4_KNOWN))
 		return -EINVAL;
 	if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {
-		if (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA))
+		if (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA) || s->cr3 & ~(v->phys_mask | 0xfff))
 			return -EINVAL;
 	} else if ((s->efer & EFER_LMA) || s->seg[S_CS].l) {
 		return -EINVAL;

@@ -77,6 +77,7 @@ struct lapic_config {
 	bool mask_perf_on_delivery;	/* Intel: LVT PC masks itself when it delivers */
 	uint64_t bus_cycle_ns;		/* timer clock period; 0: 1 ns */
 	uint64_t min_period_ns;		/* shortest period of the periodic timer; 0: 200 µs */
+	const uint64_t *pir;		/* vectors that wait to be merged into IRR, 4 words; or NULL */
 };
 
 /* Latched INIT and SIPI. */

@@ -246,7 +246,11 @@ void lapic_set_handled(struct lapic *l, const uint64_t handled[4])
 
 bool lapic_owes_eoi(const struct lapic *l, uint8_t vector)
 {
-	return vector_test(l, LAPIC_ISR, vector) || vector_test(l, LAPIC_IRR, vector);
+	const uint64_t *pir = l->config.pir;
+
+	return vector_test(l, LAPIC_ISR, vector) ||
+	       (pir && __atomic_load_n(&pir[vector >> 6], __ATOMIC_SEQ_CST) & BIT_ULL(vector & 63)) ||
+	       vector_test(l, LAPIC_IRR, vector);
 }
 
 bool lapic_pv_eoi_allowed(const struct lapic *l)

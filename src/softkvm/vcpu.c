@@ -40,6 +40,7 @@ static void init_state(struct soft_vcpu *v)
 		.x2apic_ids_32 = vm->x2apic_flags & KVM_X2APIC_API_USE_32BIT_IDS,
 		.no_broadcast_quirk = vm->x2apic_flags & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
 		.bus_cycle_ns = vm->bus_cycle_ns,
+		.pir = vm->ctx->cfg.no_apicv ? NULL : v->pi.pir,
 	};
 
 	posted_init(&v->pi);
