@@ -6,8 +6,8 @@
 #define BELFRY_FUZZ_API_H
 
 #include "../diff/diff.h"
+#include "../lib/process.h"
 #include "fuzz.h"
-#include <dirent.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -18,18 +18,6 @@ static const struct op_kind *const kinds[] = {
 	ALL_OPS(ADDRESS_OF)
 #undef ADDRESS_OF
 };
-
-static inline unsigned open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	FUZZ_CHECK(d, "no /proc");
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
 
 /* With arguments from its makers or from the input. */
 static inline void one_op(struct world *w, struct feed *f)

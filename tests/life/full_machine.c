@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "full_machine.h"
 #include "device/device.h"
-#include <dirent.h>
 #include <linux/virtio_blk.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -183,18 +183,6 @@ void full_destroy(struct full_machine *f)
 	assert_int_equal(fake_kvm_fini(&f->g.k), 0);
 }
 
-static unsigned count_dir(const char *path)
-{
-	DIR *d = opendir(path);
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
-
 static unsigned count_lines(const char *path)
 {
 	FILE *in = fopen(path, "r");
@@ -211,8 +199,8 @@ static unsigned count_lines(const char *path)
 void full_count(struct full_count *c)
 {
 	*c = (struct full_count){
-		.fds = count_dir("/proc/self/fd"),
-		.threads = count_dir("/proc/self/task"),
+		.fds = open_fds(),
+		.threads = threads(),
 		.maps = count_lines("/proc/self/maps"),
 		.heap = mallinfo2().uordblks,
 	};

@@ -3,6 +3,7 @@
  * against a KVM half that shows what reached it.
  */
 #include "../lib/pci_guest.h"
+#include "../lib/process.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -112,21 +113,6 @@ static void expect(struct pci_guest *g, unsigned nr, uint32_t data)
 		assert_int_equal(g->k.msi[nr - 1].data, data);
 		assert_int_equal(g->k.msi[nr - 1].address, ADDR);
 	}
-}
-
-static unsigned open_fds(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 1024; fd++) {
-		int copy = dup(fd);
-
-		if (copy >= 0) {
-			close(copy);
-			n++;
-		}
-	}
-	return n;
 }
 
 static void test_capability(void **state)

@@ -3,9 +3,9 @@
  * KVM_IRQFD, with the bugs that others have had there (docs/BUGS.md).
  */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "monitor/bare.h"
 #include "softkvm/softkvm.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -382,18 +382,6 @@ static void test_two_vms_fight(void **state)
 
 static void on_usr1(int sig)
 {
-}
-
-static unsigned threads(void)
-{
-	DIR *d = opendir("/proc/self/task");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
 }
 
 /*

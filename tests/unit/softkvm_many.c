@@ -6,8 +6,8 @@
  * softkvm_many [ROUNDS]: how many VMs come and go (200).
  */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "softkvm/softkvm.h"
-#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -259,18 +259,6 @@ static size_t resident(void)
 	assert_int_equal(fscanf(f, "%lu %lu", &size, &pages), 2);
 	fclose(f);
 	return pages * 4096;
-}
-
-static unsigned open_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
 }
 
 static void *new_context(void)

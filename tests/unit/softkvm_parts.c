@@ -3,6 +3,7 @@
  * no counterpart in the kernel.
  */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "softkvm/cpuid.h"
 #include "softkvm/grace.h"
 #include "softkvm/iobus.h"
@@ -298,15 +299,6 @@ static void test_copies(void **state)
 static int call(void *ctx, int fd, unsigned long request, uintptr_t arg)
 {
 	return softkvm_ops.ioctl(ctx, fd, request, arg);
-}
-
-static unsigned open_fds(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 512; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
 }
 
 /* Everything is closed with close(2), behind softkvm's back; nothing is left. */

@@ -5,8 +5,8 @@
  * seen to notice is in docs/BUGS.md, "Races".
  */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "softkvm/softkvm.h"
-#include <dirent.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -94,18 +94,6 @@ static void bed_close(struct bed *b)
 	vm_close(b);
 	softkvm_destroy(b->ctx);
 	munmap(b->mem, MEM);
-}
-
-static unsigned open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
 }
 
 /* gsi 24 + i goes to vector first + i of vCPU 0. */
