@@ -42,6 +42,15 @@ static inline struct range *ranges_find(const struct ranges *t, uint64_t a)
 	return i < t->n && t->at[i]->start <= a ? t->at[i] : NULL;
 }
 
+/* Does one of them, but `but` (NULL: none is left out), reach into [a, a + size), which does not wrap? */
+static inline bool ranges_overlap(const struct ranges *t, const struct range *but, uint64_t a, uint64_t size)
+{
+	for (unsigned i = ranges_place(t, a); i < t->n && t->at[i]->start < a + size; i++)
+		if (t->at[i] != but)
+			return true;
+	return false;
+}
+
 /*
  * A table like t (NULL: an empty one) without `gone`, which is in t, and with `add`, which lies
  * over none that stays; each may be NULL. It is made in *spare, a table that nobody reads (NULL:

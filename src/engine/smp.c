@@ -309,15 +309,6 @@ static bool slot_is_valid(const struct engine_slot *s)
 	       range_within(s->gpa, s->size, 1ull << 52);
 }
 
-/* Is there a slot but `but` in [gpa, gpa + size)? */
-static bool slot_is_over(const struct ranges *map, const struct slot *but, gpa_t gpa, uint64_t size)
-{
-	for (unsigned int i = ranges_place(map, gpa); i < map->n && map->at[i]->start < gpa + size; i++)
-		if (!but || map->at[i] != &but->r)
-			return true;
-	return false;
-}
-
 /*
  * The slot that comes in the place of `gone`. If it is the same memory at the same place it takes its
  * page words (what is noted there stays true enough: who has no tag or code any more is asked once
@@ -351,7 +342,7 @@ static int change_slot_locked(struct engine_vm *vm, const gpa_t *at, const struc
 	if (at && (!gone || gone->r.start != *at))
 		return err_set(e, -ENOENT, "no memory slot begins at %#llx", (unsigned long long)*at);
 	if (add) {
-		if (slot_is_over(vm->map, gone, add->gpa, add->size))
+		if (ranges_overlap(vm->map, gone ? &gone->r : NULL, add->gpa, add->size))
 			return err_set(e, -EINVAL, "memory slots overlap at %#llx", (unsigned long long)add->gpa);
 		new = slot_make(add, gone);
 		if (!new)

@@ -140,14 +140,6 @@ static int change(struct memslots *m, struct memslot *gone, struct memslot *add)
 	return 0;
 }
 
-static bool overlaps(const struct ranges *t, const struct memslot *but, gpa_t gpa, uint64_t size)
-{
-	for (unsigned i = ranges_place(t, gpa); i < t->n && t->at[i]->start < gpa + size; i++)
-		if (slot_of(t->at[i]) != but)
-			return true;
-	return false;
-}
-
 /* What comes is s; old: what it comes for, or NULL. */
 static int put_locked(struct memslots *m, struct memslot *old, const struct memslot *s)
 {
@@ -187,7 +179,7 @@ static int set_locked(struct memslots *m, const struct kvm_userspace_memory_regi
 		if (s.r.start == old->r.start && s.flags == old->flags)
 			return 0;
 	}
-	if (overlaps(atomic_load(&m->table), old, s.r.start, s.r.size))
+	if (ranges_overlap(atomic_load(&m->table), old ? &old->r : NULL, s.r.start, s.r.size))
 		return -EEXIST;
 	if ((s.r.start + s.r.size - 1) >> SOFT_MAXPHYADDR)
 		return -EINVAL;
