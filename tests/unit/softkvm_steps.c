@@ -324,12 +324,12 @@ static bool in_text(struct tracer *t, uint64_t rip)
 }
 
 /* R, S, t, ... as /proc says. */
-static char state_of(pid_t pid, const char *tid)
+static char state_of(pid_t pid, pid_t tid)
 {
 	char path[300], text[512] = "", *p;
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", pid, tid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	f = fopen(path, "r");
 	if (!f)
 		return 'X';
@@ -352,7 +352,7 @@ static bool others_asleep(pid_t pid)
 	assert_non_null(d);
 	while (all && (e = readdir(d)))
 		if (isdigit((unsigned char)e->d_name[0]) && atoi(e->d_name) != pid)
-			all = state_of(pid, e->d_name) == 'S';
+			all = state_of(pid, atoi(e->d_name)) == 'S';
 	closedir(d);
 	return all;
 }
@@ -434,12 +434,10 @@ static enum place one_step(struct tracer *t)
 {
 	bool may_sleep = at_syscall(t);
 	int status, sig;
-	char tid[16];
 
-	snprintf(tid, sizeof(tid), "%d", t->pid);
 	go_on(t, PTRACE_SINGLESTEP);
 	while (waitpid(t->pid, &status, __WALL | (may_sleep ? WNOHANG : 0)) != t->pid)
-		if (state_of(t->pid, tid) == 'S')
+		if (state_of(t->pid, t->pid) == 'S')
 			return ASLEEP;
 	assert_true(WIFSTOPPED(status));
 	sig = WSTOPSIG(status);
@@ -524,14 +522,12 @@ static bool go_on_to_end(struct tracer *t)
 {
 	struct board *b = t->v.board;
 	uint16_t before = load_le16(b->mem + COUNT);
-	char tid[16];
 	int status;
 	pid_t got;
 
-	snprintf(tid, sizeof(tid), "%d", t->pid);
 	go_on(t, PTRACE_CONT);
 	while ((got = waitpid(t->pid, &status, __WALL | WNOHANG)) == 0 &&
-	       (b->halted ? state_of(t->pid, tid) != 'S' : load_le16(b->mem + COUNT) == before))
+	       (b->halted ? state_of(t->pid, t->pid) != 'S' : load_le16(b->mem + COUNT) == before))
 		sched_yield();
 	if (!got)
 		return false;
