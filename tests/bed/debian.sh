@@ -48,11 +48,8 @@ in_bed() {
 			--qemu -device --qemu virtio-blk-pci,drive=scratch,romfile=)
 		limit=3600
 	fi
-	# Four vCPUs on two software CPUs: in 4 of 20 runs a vCPU lost its timer or L1's own
-	# kernel panicked, on one in none so far (docs/BEDS.md, "Traps").
-	[ "$1" != modern ] || extra+=(--cpus 1)
 	scripts/nested --timeout "$limit" "${extra[@]}" --share $cases "${programs[@]}" \
-		-- sh /share/debian/main.sh "$1"
+		-- sh /share/debian/main.sh "$1" $((limit * 3 / 4))
 }
 
 # --- make run

@@ -322,7 +322,7 @@ t_bed_timeout() {
 	start scripts/nested --timeout 15 -- sh -c 'echo started; sleep 100'
 	ended 60
 	exits 124
-	said '^started' && said 'the command was still running'
+	said '^started' && said 'the command was still running' && said '^CPU#0' && said 'HLT=1'
 }
 t_bed_timeout_boot() {
 	start scripts/nested --timeout 5 --append rdinit=/nosuch --append panic=0 -- true
@@ -363,7 +363,7 @@ l2() {
 	mkdir -p "$work/fw"
 	cp -L /usr/share/seabios/bios-256k.bin /usr/share/qemu/linuxboot_dma.bin /usr/share/qemu/kvmvapic.bin "$work/fw/"
 	# shellcheck disable=SC2016
-	nested --cpus 2 --program "$(command -v qemu-system-x86_64)" --share "$work/fw" -- sh -c '
+	nested --program "$(command -v qemu-system-x86_64)" --share "$work/fw" -- sh -c '
 		cp /guest/root.ext4 /tmp && exec qemu-system-x86_64 -L /share/fw -accel kvm -machine q35$2 -cpu host \
 		-smp 2 -m 512 -nodefaults -display none -no-reboot -serial stdio -kernel /guest/vmlinuz \
 		-initrd /guest/initrd.cpio -append "console=ttyS0 quiet panic=-1 nokaslr mitigations=off \
