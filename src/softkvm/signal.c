@@ -235,7 +235,7 @@ int softkvm_sigaction(int sig, const struct sigaction *act, struct sigaction *ol
 /*
  * The thread sanitizer's run-time keeps a signal back until its thread calls the C
  * library. Translated code never does, nor does a futex wait by system call. So with it
- * the VM's waiter has the vCPUs look up every now and then, and the look is such a call.
+ * the VM's waiter has the vCPUs look up every now and then, and the look makes one.
  */
 #define NUDGE_NS 5000000ull
 
@@ -251,13 +251,19 @@ void signals_nudge(struct soft_timer *t)
 	timer_set(&vm->timers, t, clock_ns() + NUDGE_NS);
 }
 
-bool signals_arrived(struct soft_vcpu *v)
+/* Such a call: handlers that have been kept back run now. */
+static void take_kept_back(void)
 {
 	if (WITH_TSAN) {
-		sigset_t pending;
+		sigset_t any;
 
-		(void)sigemptyset(&pending);
+		(void)sigemptyset(&any);
 	}
+}
+
+bool signals_arrived(struct soft_vcpu *v)
+{
+	take_kept_back();
 	return atomic_load(&v->signals.arrived);
 }
 
@@ -288,6 +294,8 @@ void signals_leave(struct soft_vcpu *v)
 
 	if (s->mask_set)
 		(void)set_mask(s->old, NULL);
+	/* While they are still this vCPU's: one that the program blocks must not run a handler. */
+	take_kept_back();
 	atomic_signal_fence(memory_order_seq_cst);
 	current = s->outer;
 	for (uint32_t i = 0; i < s->nr_kept; i++)
