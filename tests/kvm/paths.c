@@ -24,6 +24,9 @@ static int kvm_half_done(void **state)
 {
 	return 0;
 }
+
+/* Of a test's signals, on this half. See docs/INTERRUPTS.md, "A signal during the bind". */
+#define MAY_COME_TWICE 3
 #endif
 
 #define REPEATS   64
@@ -555,12 +558,13 @@ static uint64_t count_all(struct rig *r)
 	return n;
 }
 
-/* The same with the change and the signal on two threads: none lost, none twice. */
+/* The same with the change and the signal on two threads: none lost, none twice but the kernel's. */
 static void test_affinity_race(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(message_paths); i++) {
 		struct irq_msi msi;
 		struct mover mover = { .msi = &msi };
+		uint64_t twice = 0;
 		pthread_t t;
 		void *failed;
 		struct rig r;
@@ -572,17 +576,18 @@ static void test_affinity_race(void **state)
 		rig_start(&r, &idle_job);
 		assert_int_equal(pthread_create(&t, NULL, move_main, &mover), 0);
 		for (uint64_t n = 1; n <= 500; n++) {
-			uint64_t deadline = clock_ns() + PATIENCE;
+			uint64_t deadline = clock_ns() + PATIENCE, seen;
 
 			irq_msi_signal(&msi);
-			while (count_all(&r) < n && clock_ns() < deadline)
+			while ((seen = count_all(&r)) < n + twice && clock_ns() < deadline)
 				usleep(20);
-			if (count_all(&r) != n) {
+			twice += seen == n + twice + 1;
+			if (seen != n + twice || twice > MAY_COME_TWICE) {
 				atomic_store(&mover.stop, true);
 				pthread_join(t, NULL);
 				fail_msg("%s: %llu signals, %llu interrupts after %u moves",
 					 inject_name(msi.path), (unsigned long long)n,
-					 (unsigned long long)count_all(&r), mover.moves);
+					 (unsigned long long)seen, mover.moves);
 			}
 		}
 		atomic_store(&mover.stop, true);
