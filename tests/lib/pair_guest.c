@@ -87,3 +87,37 @@ void run_to_end(struct side *s)
 			break;
 	say_regs(s);
 }
+
+int side_get_msr(struct side *s, unsigned vcpu, uint32_t index, uint64_t *value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e.index = index };
+	int r = side_ioctl(s, s->vcpu[vcpu], KVM_GET_MSRS, &m);
+
+	*value = m.e.data;
+	return r;
+}
+
+int side_set_msr(struct side *s, unsigned vcpu, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = { .head.nmsrs = 1, .e = { .index = index, .data = value } };
+
+	return side_ioctl(s, s->vcpu[vcpu], KVM_SET_MSRS, &m);
+}
+
+void write_msr_in_guest(struct side *s, uint32_t index, uint64_t value)
+{
+	uint8_t code[] = { 0x66, 0xb9, 0, 0, 0, 0, 0x66, 0xb8, 0, 0, 0, 0, 0x66, 0xba, 0, 0, 0, 0,
+			   0x0f, 0x30, 0xf4 };
+
+	store_le32(code + 2, index);
+	store_le32(code + 8, (uint32_t)value);
+	store_le32(code + 14, (uint32_t)(value >> 32));
+	load(s, code, sizeof(code), 2);
+	run_to_end(s);
+}

@@ -22,6 +22,11 @@ void load(struct side *s, const void *code, size_t len, uint64_t rflags);
 /* Real-mode interrupt vector → a handler that writes al to port 90h, EOIs nothing, returns. */
 void set_vector(struct side *s, unsigned vector, uint16_t at);
 void say_regs(struct side *s);
+/* One MSR by KVM_GET_MSRS, KVM_SET_MSRS. 1: done. 0: there is no such MSR, or it does not take that. */
+int side_get_msr(struct side *s, unsigned vcpu, uint32_t index, uint64_t *value);
+int side_set_msr(struct side *s, unsigned vcpu, uint32_t index, uint64_t value);
+/* By the guest's WRMSR on vCPU 0, with code at CODE. */
+void write_msr_in_guest(struct side *s, uint32_t index, uint64_t value);
 /*
  * One KVM_RUN; a port access of several units is told unit by unit, an access to an
  * MSR is answered with its index + 1. 0: go on.

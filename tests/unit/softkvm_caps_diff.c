@@ -14,36 +14,6 @@
 
 #define BAD_PTR ((void *)8)
 
-static int get_msr(struct side *s, unsigned i, uint32_t index, uint64_t *value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e.index = index };
-	int r = side_ioctl(s, s->vcpu[i], KVM_GET_MSRS, &m);
-
-	*value = m.e.data;
-	return r;
-}
-
-static int set_msr(struct side *s, unsigned i, uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e = { .index = index, .data = value } };
-
-	return side_ioctl(s, s->vcpu[i], KVM_SET_MSRS, &m);
-}
-
-static void say_msr(struct side *s, unsigned i, uint32_t index, uint64_t unit)
-{
-	uint64_t v;
-	int r = get_msr(s, i, index, &v);
-
-	say(s, "msr %x: %d %llx", index, r, (unsigned long long)((v + unit / 2) / unit * unit));
-}
-
 /* ---- memory slots with room for a guest_memfd ------------------------------------------ */
 
 static void script_slots2(struct side *s, uint64_t seed)
@@ -69,79 +39,26 @@ static void script_slots2(struct side *s, uint64_t seed)
 	vm_do(s, KVM_SET_USER_MEMORY_REGION2, &r);
 }
 
-/* ---- MSRs that user space answers -------------------------------------------------------- */
+/* ---- EOIs that user space hears of ------------------------------------------------------- */
 
-/* Real mode pushes no error code: step over the two bytes of RDMSR or WRMSR. */
-static void skip_faults(struct side *s)
+/* gsi 3 is a level of the split IOAPIC, vector 51h of vCPU i, which has it in service. */
+static void level_in_service(struct side *s, unsigned i)
 {
-	static const uint8_t handler[] = { 0xe6, 0x91, 0x55, 0x89, 0xe5, 0x83, 0x46, 0x02, 0x02, 0x5d, 0xcf };
-
-	store_le32(s->mem + 13 * 4, 0x2000);
-	memcpy(s->mem + 0x2000, handler, sizeof(handler));
-}
-
-static void script_user_msr(struct side *s, uint64_t seed)
-{
-	uint8_t none[8] = { 0 };
-	struct kvm_msr_filter filter = {
-		.ranges[0] = { .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .base = 0x174,
-			       .nmsrs = 2, .bitmap = none },
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry e;
+	} routes = {
+		{ .nr = 1 },
+		{ .gsi = 3, .type = KVM_IRQ_ROUTING_MSI,
+		  .u.msi = { .address_lo = 0xfee00000 | i << 12, .data = 0xc051 /* level, vector 51h */ } },
 	};
+	struct kvm_lapic_state l;
 
-	say_result(s, "cap", side_ioctl_val(s, s->vm, KVM_CHECK_EXTENSION, KVM_CAP_X86_USER_SPACE_MSR));
-	for (unsigned bit = 0; bit < 64; bit += bit < 6 ? 1 : 19)
-		vm_enable(s, KVM_CAP_X86_USER_SPACE_MSR, BIT_ULL(bit));
-	side_add_vcpu(s, 0, 0);
-	map_memory(s, 0);
-	skip_faults(s);
-	vm_do(s, KVM_X86_SET_MSR_FILTER, &filter);
-	for (unsigned exits = 0; exits < 8; exits++) {
-		vm_enable(s, KVM_CAP_X86_USER_SPACE_MSR, exits);
-		LOAD(s, 2, 0x66, 0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0xe6, 0x80, /* filtered */
-		     0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x0f, 0x30,
-		     0x66, 0xb8, 0xee, 0x0b, 0x00, 0x00, 0x0f, 0x30,
-		     0x66, 0xb9, 0xef, 0xbe, 0xad, 0xde, 0x0f, 0x32, 0xe6, 0x80, /* unknown */
-		     0x66, 0xb8, 0xad, 0x0b, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x0f, 0x30,
-		     0x66, 0xb8, 0xee, 0x0b, 0x00, 0x00, 0x0f, 0x30,
-		     0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, /* EFER: a reserved bit */
-		     0x66, 0xb8, 0x00, 0x00, 0x00, 0x80, 0x0f, 0x30, 0xf4);
-		run_to_end(s);
-	}
-}
-
-/* Whether the MSR is the engine's or ours makes no difference. */
-static void msrs_of_the_processor_are_filtered(void **state)
-{
-	static const uint32_t msrs[] = { 0xc0000080, 0xc0000081, 0xc0000100, 0x10, 0x277 };
-	uint8_t none[8] = { 0 };
-	struct kvm_msr_filter filter = { 0 };
-	struct side s;
-
-	side_begin(&s, true);
-	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++)
-		filter.ranges[i] = (struct kvm_msr_filter_range){
-			.flags = KVM_MSR_FILTER_READ, .base = msrs[i], .nmsrs = 1, .bitmap = none,
-		};
-	vm_enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
-	side_add_vcpu(&s, 0, 0);
-	map_memory(&s, 0);
-	assert_int_equal(side_ioctl(&s, s.vm, KVM_X86_SET_MSR_FILTER, &filter), 0);
-	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++) {
-		uint8_t code[] = { 0x66, 0xb9, 0, 0, 0, 0, 0x0f, 0x32, 0x66, 0xe7, 0x80, 0xf4 };
-
-		store_le32(code + 2, msrs[i]);
-		load(&s, code, sizeof(code), 2);
-		run_once(&s);
-		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_X86_RDMSR);
-		assert_int_equal(s.run[0]->msr.index, msrs[i]);
-		assert_int_equal(s.run[0]->msr.reason, KVM_MSR_EXIT_REASON_FILTER);
-		run_once(&s);
-		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_IO);
-		assert_int_equal(load_le32((uint8_t *)s.run[0] + s.run[0]->io.data_offset), msrs[i] + 1);
-		run_once(&s);
-		assert_int_equal(s.run[0]->exit_reason, KVM_EXIT_HLT);
-	}
-	side_end(&s);
+	assert_int_equal(side_ioctl(s, s->vm, KVM_SET_GSI_ROUTING, &routes), 0);
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_GET_LAPIC, &l), 0);
+	store_le32(l.regs + 0x120, BIT(0x51 % 32)); /* in service */
+	store_le32(l.regs + 0x1a0, BIT(0x51 % 32)); /* for a level */
+	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_SET_LAPIC, &l), 0);
 }
 
 /*
@@ -165,17 +82,8 @@ static void eoi_exits_come_before_the_next_msr(void **state)
 		{ true, { REGISTERS, 0xfb, 0x0f, 0x30, RDMSR_OUT } },
 		{ true, { REGISTERS, 0x8e, 0xd0, 0x0f, 0x30, RDMSR_OUT } },
 	};
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry e;
-	} routes = {
-		{ .nr = 1 },
-		{ .gsi = 3, .type = KVM_IRQ_ROUTING_MSI,
-		  .u.msi = { .address_lo = 0xfee00000, .data = 0xc051 /* level, vector 51h */ } },
-	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(guests); i++) {
-		struct kvm_lapic_state l;
 		struct kvm_sregs sr;
 		struct side s;
 
@@ -183,12 +91,8 @@ static void eoi_exits_come_before_the_next_msr(void **state)
 		vm_enable(&s, KVM_CAP_SPLIT_IRQCHIP, 24);
 		vm_enable(&s, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
 		side_add_vcpu(&s, 0, 0);
-		assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_GSI_ROUTING, &routes), 0);
 		map_memory(&s, 0);
-		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_LAPIC, &l), 0);
-		store_le32(l.regs + 0x120, BIT(0x51 % 32)); /* in service */
-		store_le32(l.regs + 0x1a0, BIT(0x51 % 32)); /* for a level */
-		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_LAPIC, &l), 0);
+		level_in_service(&s, 0);
 		load(&s, guests[i].code, sizeof(guests[i].code), 2);
 		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_SREGS, &sr), 0);
 		sr.ds.limit = 0xffffffff;
@@ -213,17 +117,8 @@ static void an_eoi_exit_waits_for_the_vcpu(void **state)
 {
 	struct kvm_mp_state waiting = { .mp_state = KVM_MP_STATE_UNINITIALIZED };
 	static const uint8_t out[] = { 0xe6, 0x80 };
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry e;
-	} routes = {
-		{ .nr = 1 },
-		{ .gsi = 3, .type = KVM_IRQ_ROUTING_MSI,
-		  .u.msi = { .address_lo = 0xfee01000, .data = 0xc051 /* level, vector 51h */ } },
-	};
 	struct kvm_msi init = { .address_lo = 0xfee01000, .data = 0x500 };
 	struct kvm_msi sipi = { .address_lo = 0xfee01000, .data = 0x600 | CODE >> 12 };
-	struct kvm_lapic_state l;
 	struct kvm_sregs sr;
 	struct side s;
 
@@ -231,13 +126,9 @@ static void an_eoi_exit_waits_for_the_vcpu(void **state)
 	vm_enable(&s, KVM_CAP_SPLIT_IRQCHIP, 24);
 	side_add_vcpu(&s, 0, 0);
 	side_add_vcpu(&s, 1, 1);
-	assert_int_equal(side_ioctl(&s, s.vm, KVM_SET_GSI_ROUTING, &routes), 0);
 	map_memory(&s, 0);
 	memcpy(s.mem + CODE, out, sizeof(out));
-	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_GET_LAPIC, &l), 0);
-	store_le32(l.regs + 0x120, BIT(0x51 % 32)); /* in service */
-	store_le32(l.regs + 0x1a0, BIT(0x51 % 32)); /* for a level */
-	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_LAPIC, &l), 0);
+	level_in_service(&s, 1);
 	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_GET_SREGS, &sr), 0);
 	sr.apic_base |= 0xc00;
 	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_SREGS, &sr), 0);
@@ -245,7 +136,7 @@ static void an_eoi_exit_waits_for_the_vcpu(void **state)
 	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_MP_STATE, &(struct kvm_mp_state){ 0 }), 0);
 	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), 0);
 	assert_int_equal(side_ioctl(&s, s.vcpu[1], KVM_SET_MP_STATE, &waiting), 0);
-	assert_int_equal(set_msr(&s, 1, 0x80b, 0), 1);
+	assert_int_equal(side_set_msr(&s, 1, 0x80b, 0), 1);
 	assert_true(side_ioctl(&s, s.vm, KVM_SIGNAL_MSI, &init) > 0);
 	assert_int_equal(side_ioctl_val(&s, s.vcpu[1], KVM_RUN, 0), -EAGAIN);
 	assert_true(side_ioctl(&s, s.vm, KVM_SIGNAL_MSI, &sipi) > 0);
@@ -258,96 +149,7 @@ static void an_eoi_exit_waits_for_the_vcpu(void **state)
 	side_end(&s);
 }
 
-static void script_platform_info(struct side *s, uint64_t seed)
-{
-	side_add_vcpu(s, 0, 0);
-	map_memory(s, 0);
-	skip_faults(s);
-	for (unsigned i = 0; i < 3; i++) {
-		if (i)
-			vm_enable(s, KVM_CAP_MSR_PLATFORM_INFO, i - 1);
-		LOAD(s, 2, 0x66, 0x31, 0xc0, 0x66, 0xb9, 0xce, 0x00, 0x00, 0x00, 0x0f, 0x32, 0x66, 0xe7, 0x80,
-		     0xf4);
-		run_to_end(s);
-		say_msr(s, 0, 0xce, 1);
-	}
-}
-
-static void script_hwcr(struct side *s, uint64_t seed)
-{
-	side_add_vcpu(s, 0, 0);
-	for (unsigned bit = 0; bit < 64; bit++) {
-		say(s, "bit %u: %d", bit, set_msr(s, 0, 0xc0010015, BIT_ULL(bit)));
-		say_msr(s, 0, 0xc0010015, 1);
-	}
-}
-
-/* ---- the TSC ------------------------------------------------------------------------------- */
-
-#define STEP (1ull << 34)
-
-static void write_msr_in_guest(struct side *s, uint32_t index, uint64_t value)
-{
-	uint8_t code[] = { 0x66, 0xb9, 0, 0, 0, 0, 0x66, 0xb8, 0, 0, 0, 0, 0x66, 0xba, 0, 0, 0, 0,
-			   0x0f, 0x30, 0xf4 };
-
-	store_le32(code + 2, index);
-	store_le32(code + 8, (uint32_t)value);
-	store_le32(code + 14, (uint32_t)(value >> 32));
-	load(s, code, sizeof(code), 2);
-	run_to_end(s);
-}
-
-/* Time goes on between the calls: compared in units of some seconds. */
-static void expect_tsc(struct side *s, uint64_t tsc, uint64_t adjust)
-{
-	uint64_t v;
-
-	assert_int_equal(get_msr(s, 0, 0x10, &v), 1);
-	assert_int_equal((v + STEP / 4) / (STEP / 2) * (STEP / 2), tsc);
-	assert_int_equal(get_msr(s, 0, 0x3b, &v), 1);
-	assert_int_equal((v + STEP / 4) / (STEP / 2) * (STEP / 2), adjust);
-}
-
-/* SDM Vol. 3B, "IA32_TSC_ADJUST Register Support". The reference machine's guests have the host's TSC. */
-static void the_tsc_and_its_adjustment(void **state)
-{
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 e[2];
-	} c = { .head.nent = 2, .e = { { .eax = 7 }, { .function = 7, .flags = 1, .ebx = 1u << 1 } } };
-	struct side s;
-
-	side_begin(&s, true);
-	side_add_vcpu(&s, 0, 0);
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
-	map_memory(&s, 0);
-	expect_tsc(&s, 0, 0);
-	write_msr_in_guest(&s, 0x10, STEP);
-	expect_tsc(&s, STEP, STEP);
-	write_msr_in_guest(&s, 0x3b, 2 * STEP);
-	expect_tsc(&s, 2 * STEP, 2 * STEP);
-	/* User space sets the one without the other. */
-	assert_int_equal(set_msr(&s, 0, 0x10, 20 * STEP), 1);
-	expect_tsc(&s, 20 * STEP, 2 * STEP);
-	assert_int_equal(set_msr(&s, 0, 0x3b, 50 * STEP), 1);
-	expect_tsc(&s, 20 * STEP, 50 * STEP);
-	assert_int_equal(set_msr(&s, 0, 0x3b, 2 * STEP), 1);
-	write_msr_in_guest(&s, 0x3b, 3 * STEP);
-	expect_tsc(&s, 21 * STEP, 3 * STEP);
-	write_msr_in_guest(&s, 0x10, 4 * STEP);
-	expect_tsc(&s, 4 * STEP, 3 * STEP - 17 * STEP);
-	side_end(&s);
-}
-
-static int tsc_attr(struct side *s, unsigned i, unsigned long request, uint64_t *offset)
-{
-	struct kvm_device_attr a = {
-		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset,
-	};
-
-	return side_ioctl(s, s->vcpu[i], request, &a);
-}
+/* ---- attributes --------------------------------------------------------------------------- */
 
 static void script_attributes(struct side *s, uint64_t seed)
 {
@@ -376,59 +178,6 @@ static void script_attributes(struct side *s, uint64_t seed)
 	say_result(s, "get", side_ioctl(s, s->sys, KVM_GET_DEVICE_ATTR, &a));
 	a.group = 7;
 	say_result(s, "has", side_ioctl(s, s->sys, KVM_HAS_DEVICE_ATTR, &a));
-}
-
-/* Of each vCPU, the lowest number of one with the same offset. */
-static void expect_offsets(struct side *s, unsigned a, unsigned b, unsigned c)
-{
-	const unsigned same[] = { a, b, c };
-	uint64_t offset[3] = { 0 };
-
-	for (unsigned i = 0; i < 3; i++) {
-		unsigned k = 0;
-
-		assert_int_equal(tsc_attr(s, i, KVM_GET_DEVICE_ATTR, &offset[i]), 0);
-		while (offset[k] != offset[i])
-			k++;
-		assert_int_equal(k, same[i]);
-	}
-}
-
-static void tscs_of_a_vm_stay_in_step(void **state)
-{
-	uint64_t offset = 12345, tsc;
-	struct side s;
-
-	side_begin(&s, true);
-	for (unsigned i = 0; i < 3; i++)
-		side_add_vcpu(&s, i, i);
-	expect_offsets(&s, 0, 0, 0);
-	/* Read one after the other, written one after the other. */
-	for (unsigned i = 0; i < 3; i++) {
-		assert_int_equal(get_msr(&s, i, 0x10, &tsc), 1);
-		assert_int_equal(set_msr(&s, i, 0x10, tsc + 10 * STEP - (i ? 0 : 100)), 1);
-	}
-	expect_offsets(&s, 0, 0, 0);
-	assert_int_equal(set_msr(&s, 1, 0x10, 100 * STEP), 1);
-	expect_offsets(&s, 0, 1, 0);
-	/* 0 is taken as the newest that was set. */
-	assert_int_equal(set_msr(&s, 2, 0x10, 0), 1);
-	expect_offsets(&s, 0, 1, 1);
-	assert_int_equal(tsc_attr(&s, 0, KVM_SET_DEVICE_ATTR, &offset), 0);
-	assert_int_equal(tsc_attr(&s, 0, KVM_GET_DEVICE_ATTR, &tsc), 0);
-	assert_int_equal(tsc, offset);
-	expect_offsets(&s, 0, 1, 1);
-	assert_int_equal(get_msr(&s, 0, 0x10, &tsc), 1);
-	assert_int_equal(set_msr(&s, 2, 0x10, tsc + 1000), 1);
-	expect_offsets(&s, 0, 1, 0);
-	/* A guest's own write sets it apart, and later vCPUs follow the others. */
-	map_memory(&s, 0);
-	write_msr_in_guest(&s, 0x10, STEP);
-	expect_offsets(&s, 0, 1, 2);
-	side_add_vcpu(&s, 3, 3);
-	assert_int_equal(tsc_attr(&s, 3, KVM_GET_DEVICE_ATTR, &tsc), 0);
-	assert_int_equal(tsc, offset);
-	side_end(&s);
 }
 
 /* ---- registers in kvm_run ----------------------------------------------------------------------- */
@@ -574,7 +323,7 @@ static void script_steal(struct side *s, uint64_t seed)
 	side_add_vcpu(s, 0, 0);
 	map_memory(s, 0);
 	memset(s->mem + 0x6000, 0, 64);
-	say(s, "set: %d", set_msr(s, 0, 0x4b564d03, 0x6001));
+	say(s, "set: %d", side_set_msr(s, 0, 0x4b564d03, 0x6001));
 	LOAD(s, 2, 0xec, 0xeb, 0xfd);
 	for (unsigned i = 0; i < 20; i++) {
 		assert_int_equal(side_ioctl_val(s, s->vcpu[0], KVM_RUN, 0), 0);
@@ -592,7 +341,7 @@ static void script_x2apic_api(struct side *s, uint64_t seed)
 	vm_do_val(s, KVM_CREATE_IRQCHIP, 0);
 	for (unsigned i = 0; i < 3; i++) {
 		side_add_vcpu(s, i, i);
-		say(s, "x2apic: %d", set_msr(s, i, 0x1b, 0xfee00c00));
+		say(s, "x2apic: %d", side_set_msr(s, i, 0x1b, 0xfee00c00));
 	}
 	for (unsigned k = 0; k < 2; k++) {
 		for (unsigned i = 0; i < 3; i++) {
@@ -602,43 +351,6 @@ static void script_x2apic_api(struct side *s, uint64_t seed)
 		}
 		vm_enable(s, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS);
 	}
-}
-
-/* What newer AMD processors and the kernel do to some MSRs. (The reference machine differs.) */
-static void msrs_have_the_vendors_width(void **state)
-{
-	static const uint32_t msrs[] = { 0xc0000103, 0x175, 0x176 };
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 e;
-	} c = { .head.nent = 1, .e = { .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69 } };
-	uint64_t v;
-	struct side s;
-
-	side_begin(&s, true);
-	side_add_vcpu(&s, 0, 0); /* AuthenticAMD */
-	for (unsigned i = 0; i < 3; i++) {
-		assert_int_equal(set_msr(&s, 0, msrs[i], 0xaaaa555512345678), 1);
-		assert_int_equal(get_msr(&s, 0, msrs[i], &v), 1);
-		assert_int_equal(v, 0x12345678);
-	}
-	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
-	assert_int_equal(set_msr(&s, 0, 0xc0000103, 1ull << 32), 0);
-	assert_int_equal(set_msr(&s, 0, 0x175, 0x123456789000), 1);
-	assert_int_equal(get_msr(&s, 0, 0x175, &v), 1);
-	assert_int_equal(v, 0x123456789000);
-	/* MISC_ENABLE: no BTS, no PEBS, and no guest changes that. */
-	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
-	assert_int_equal(v, 0x1800);
-	map_memory(&s, 0);
-	skip_faults(&s);
-	write_msr_in_guest(&s, 0x1a0, 1);
-	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
-	assert_int_equal(v, 0x1800);
-	write_msr_in_guest(&s, 0x1a0, 0x1801);
-	assert_int_equal(get_msr(&s, 0, 0x1a0, &v), 1);
-	assert_int_equal(v, 0x1801);
-	side_end(&s);
 }
 
 /* VMCALL of a guest whose processor is AMD's: KVM's quirk, and without. (The reference machine has none.) */
@@ -784,8 +496,7 @@ static void script_fork(struct side *s, uint64_t seed)
 #endif
 
 static const struct pair_script scripts[] = {
-	{ "slots2", script_slots2 }, { "user msr", script_user_msr },
-	{ "platform info", script_platform_info }, { "hwcr", script_hwcr }, { "attributes", script_attributes },
+	{ "slots2", script_slots2 }, { "attributes", script_attributes },
 	{ "sync regs", script_sync_regs },
 	{ "boot cpu", script_boot_cpu },
 	{ "bus cycle", script_bus_cycle }, { "x2apic api", script_x2apic_api },
@@ -800,12 +511,8 @@ static const struct pair_script scripts[] = {
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest alone[] = {
-		cmocka_unit_test(msrs_of_the_processor_are_filtered),
 		cmocka_unit_test(eoi_exits_come_before_the_next_msr),
 		cmocka_unit_test(an_eoi_exit_waits_for_the_vcpu),
-		cmocka_unit_test(the_tsc_and_its_adjustment),
-		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
-		cmocka_unit_test(msrs_have_the_vendors_width),
 		cmocka_unit_test(hypercalls_are_the_vendors),
 		cmocka_unit_test(many_slots),
 		cmocka_unit_test(registers_may_change_under_it),

@@ -5,6 +5,8 @@
  */
 #include "../lib/check.h"
 #include "../lib/pair_guest.h"
+#include "../lib/process.h"
+#include "base/thread.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -365,6 +367,7 @@ struct later {
 	struct side *s;
 	int kind; /* 0 MSI, 1 line, 2 irqfd, 3 NMI by the APIC */
 	int fd;
+	pid_t vcpu; /* its thread */
 };
 
 static void *fire_later(void *arg)
@@ -373,7 +376,10 @@ static void *fire_later(void *arg)
 	struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x41 };
 	struct kvm_irq_level line = { .irq = 3, .level = 1 };
 
-	usleep(20000);
+	/* An NMI that came before it halted would leave it halted. */
+	do
+		usleep(20000);
+	while (thread_state(getpid(), l->vcpu) != 'S');
 	switch (l->kind) {
 	case 0:
 		side_ioctl(l->s, l->s->vm, KVM_SIGNAL_MSI, &msi);
@@ -448,7 +454,7 @@ static void script_wake(struct side *s, uint64_t seed)
 	for (unsigned i = 0; i < 4; i++)
 		set_vector(s, vector[i], 0x2000 + i * 16);
 	for (int kind = 0; kind < 4; kind++) {
-		struct later l = { s, kind, fd.fd };
+		struct later l = { s, kind, fd.fd, thread_id() };
 		pthread_t t;
 
 		/* mov $kind,%al; sti; hlt; out %al,$0x81; the handler's out 0x90 comes first */
@@ -504,17 +510,31 @@ static void on_usr1(int sig)
 	handled++;
 }
 
+#define COUNT 0x3000 /* the guest counts there */
+
+struct signal_later {
+	pthread_t target;
+	const struct side *s;
+};
+
+/* When the guest runs, which the thread that runs it cannot say. */
 static void *signal_later(void *arg)
 {
-	usleep(30000);
-	pthread_kill(*(pthread_t *)arg, SIGUSR1);
+	const struct signal_later *l = arg;
+	uint16_t before = load_le16(l->s->mem + COUNT);
+
+	do
+		usleep(10000);
+	while (load_le16(l->s->mem + COUNT) == before);
+	pthread_kill(l->target, SIGUSR1);
 	return NULL;
 }
 
 static void script_signals(struct side *s, uint64_t seed)
 {
 	struct sigaction sa = { .sa_handler = on_usr1 }, old;
-	pthread_t self = pthread_self(), t;
+	struct signal_later l = { pthread_self(), s };
+	pthread_t t;
 	struct {
 		struct kvm_signal_mask m;
 		uint8_t set[8];
@@ -529,20 +549,20 @@ static void script_signals(struct side *s, uint64_t seed)
 	side_add_vcpu(s, 0, 0);
 	map_memory(s, 0);
 	/* While the guest runs; the handler has run when KVM_RUN returns. */
-	LOAD(s, 2, 0xeb, 0xfe); /* 1: jmp 1b */
-	assert_int_equal(pthread_create(&t, NULL, signal_later, &self), 0);
+	LOAD(s, 2, 0xff, 0x06, COUNT & 0xff, COUNT >> 8, 0xeb, 0xfa); /* 1: incw COUNT; jmp 1b */
+	assert_int_equal(pthread_create(&t, NULL, signal_later, &l), 0);
 	run_once(s);
 	say(s, "exit %s handled %u", vcpu_exit_name(s->run[0]->exit_reason), handled);
 	pthread_join(t, NULL);
 	/* Blocked in the thread, let through by KVM's mask: EINTR, and pending still. */
 	pthread_sigmask(SIG_BLOCK, &usr1, &before);
 	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, &none);
-	pthread_kill(self, SIGUSR1);
+	pthread_kill(l.target, SIGUSR1);
 	run_once(s);
 	sigpending(&pending);
 	say(s, "pending %d handled %u", sigismember(&pending, SIGUSR1), handled);
 	say(s, "taken %d", sigtimedwait(&usr1, NULL, &zero) == SIGUSR1);
-	assert_int_equal(pthread_create(&t, NULL, signal_later, &self), 0);
+	assert_int_equal(pthread_create(&t, NULL, signal_later, &l), 0);
 	run_once(s);
 	pthread_join(t, NULL);
 	sigpending(&pending);
@@ -550,7 +570,7 @@ static void script_signals(struct side *s, uint64_t seed)
 	say(s, "taken %d", sigtimedwait(&usr1, NULL, &zero) == SIGUSR1);
 	/* Blocked by both: does not end it. immediate_exit does. */
 	cpu_do(s, 0, KVM_SET_SIGNAL_MASK, NULL);
-	pthread_kill(self, SIGUSR1);
+	pthread_kill(l.target, SIGUSR1);
 	s->run[0]->immediate_exit = 1;
 	run_once(s);
 	say(s, "handled %u", handled);

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define MSI_GSI 24
-#define PATIENCE (20 * NSEC_PER_SEC)
+#define PATIENCE (60 * NSEC_PER_SEC)
 
 struct bed {
 	void *ctx;

@@ -15,7 +15,7 @@
 
 #define GSI	 30
 #define CPUS	 3
-#define PATIENCE (20 * NSEC_PER_SEC)
+#define PATIENCE (60 * NSEC_PER_SEC)
 
 /* ---- formats --------------------------------------------------------------------------- */
 

@@ -13,7 +13,7 @@
 
 #define GSI	 24
 #define VECTOR	 0x51u
-#define PATIENCE (20 * NSEC_PER_SEC)
+#define PATIENCE (60 * NSEC_PER_SEC)
 
 struct bed {
 	struct kvmapi api;

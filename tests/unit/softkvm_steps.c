@@ -9,6 +9,7 @@
  * `softkvm_steps 1` takes each instruction, not some of them (make check-long).
  */
 #include "../lib/check.h"
+#include "../lib/process.h"
 #include "softkvm/softkvm.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -323,22 +324,6 @@ static bool in_text(struct tracer *t, uint64_t rip)
 	return false;
 }
 
-/* R, S, t, ... as /proc says. */
-static char state_of(pid_t pid, pid_t tid)
-{
-	char path[300], text[512] = "", *p;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
-	f = fopen(path, "r");
-	if (!f)
-		return 'X';
-	(void)!fread(text, 1, sizeof(text) - 1, f);
-	fclose(f);
-	p = strrchr(text, ')');
-	return p ? p[2] : 'X';
-}
-
 /* The child's other threads have nothing to do, or wait for what the vCPU's holds. */
 static bool others_asleep(pid_t pid)
 {
@@ -352,7 +337,7 @@ static bool others_asleep(pid_t pid)
 	assert_non_null(d);
 	while (all && (e = readdir(d)))
 		if (isdigit((unsigned char)e->d_name[0]) && atoi(e->d_name) != pid)
-			all = state_of(pid, atoi(e->d_name)) == 'S';
+			all = thread_state(pid, atoi(e->d_name)) == 'S';
 	closedir(d);
 	return all;
 }
@@ -437,7 +422,7 @@ static enum place one_step(struct tracer *t)
 
 	go_on(t, PTRACE_SINGLESTEP);
 	while (waitpid(t->pid, &status, __WALL | (may_sleep ? WNOHANG : 0)) != t->pid)
-		if (state_of(t->pid, t->pid) == 'S')
+		if (thread_state(t->pid, t->pid) == 'S')
 			return ASLEEP;
 	assert_true(WIFSTOPPED(status));
 	sig = WSTOPSIG(status);
@@ -527,7 +512,7 @@ static bool go_on_to_end(struct tracer *t)
 
 	go_on(t, PTRACE_CONT);
 	while ((got = waitpid(t->pid, &status, __WALL | WNOHANG)) == 0 &&
-	       (b->halted ? state_of(t->pid, t->pid) != 'S' : load_le16(b->mem + COUNT) == before))
+	       (b->halted ? thread_state(t->pid, t->pid) != 'S' : load_le16(b->mem + COUNT) == before))
 		sched_yield();
 	if (!got)
 		return false;

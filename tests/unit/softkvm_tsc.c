@@ -1,33 +1,27 @@
 /* SPDX-License-Identifier: MIT
- * TSC scaling: KVM_SET_TSC_KHZ to another rate than the host's. (The reference machine has none.) What
- * can be told exactly is: a value lies between those that two readings of the host's counter
- * give. Of the host's own rate only that it is right to a hundredth.
+ * The TSC: its offsets, IA32_TSC_ADJUST, and KVM_SET_TSC_KHZ to another rate than the host's. (The
+ * reference machine's guests have the host's.) What can be told exactly is: a value lies between
+ * those that two readings of the host's counter give. Of the host's own rate only that it is right
+ * to a hundredth.
  */
 #include "../lib/check.h"
 #include "../lib/pair_guest.h"
 #include <x86intrin.h>
 
-#define MSR_TSC 0x10
+#define MSR_TSC	       0x10
+#define MSR_TSC_ADJUST 0x3b
 
 static uint64_t get_msr(struct side *s, unsigned i, uint32_t index)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e.index = index };
+	uint64_t v;
 
-	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_GET_MSRS, &m), 1);
-	return m.e.data;
+	assert_int_equal(side_get_msr(s, i, index, &v), 1);
+	return v;
 }
 
 static void set_msr(struct side *s, unsigned i, uint32_t index, uint64_t value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = { .head.nmsrs = 1, .e = { .index = index, .data = value } };
-
-	assert_int_equal(side_ioctl(s, s->vcpu[i], KVM_SET_MSRS, &m), 1);
+	assert_int_equal(side_set_msr(s, i, index, value), 1);
 }
 
 static int set_khz(struct side *s, unsigned i, uint64_t khz)
@@ -183,6 +177,99 @@ static void counters_of_a_rate_stay_in_step(void **state)
 	side_end(&s);
 }
 
+/* ---- at the host's rate -------------------------------------------------------------------- */
+
+#define STEP (1ull << 36) /* cycles: half a minute */
+
+/* Time goes on between the calls: compared in units of many seconds. */
+static void expect_tsc(struct side *s, uint64_t tsc, uint64_t adjust)
+{
+	assert_int_equal((get_msr(s, 0, MSR_TSC) + STEP / 4) / (STEP / 2) * (STEP / 2), tsc);
+	assert_int_equal((get_msr(s, 0, MSR_TSC_ADJUST) + STEP / 4) / (STEP / 2) * (STEP / 2), adjust);
+}
+
+/* SDM Vol. 3B, "IA32_TSC_ADJUST Register Support". The reference machine's guests have the host's TSC. */
+static void the_tsc_and_its_adjustment(void **state)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 e[2];
+	} c = { .head.nent = 2, .e = { { .eax = 7 }, { .function = 7, .flags = 1, .ebx = 1u << 1 } } };
+	struct side s;
+
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_CPUID2, &c), 0);
+	map_memory(&s, 0);
+	expect_tsc(&s, 0, 0);
+	write_msr_in_guest(&s, MSR_TSC, STEP);
+	expect_tsc(&s, STEP, STEP);
+	write_msr_in_guest(&s, MSR_TSC_ADJUST, 2 * STEP);
+	expect_tsc(&s, 2 * STEP, 2 * STEP);
+	/* User space sets the one without the other. */
+	set_msr(&s, 0, MSR_TSC, 20 * STEP);
+	expect_tsc(&s, 20 * STEP, 2 * STEP);
+	set_msr(&s, 0, MSR_TSC_ADJUST, 50 * STEP);
+	expect_tsc(&s, 20 * STEP, 50 * STEP);
+	set_msr(&s, 0, MSR_TSC_ADJUST, 2 * STEP);
+	write_msr_in_guest(&s, MSR_TSC_ADJUST, 3 * STEP);
+	expect_tsc(&s, 21 * STEP, 3 * STEP);
+	write_msr_in_guest(&s, MSR_TSC, 4 * STEP);
+	expect_tsc(&s, 4 * STEP, 3 * STEP - 17 * STEP);
+	side_end(&s);
+}
+
+/* Of each vCPU, the lowest number of one with the same offset. */
+static void expect_offsets(struct side *s, unsigned a, unsigned b, unsigned c)
+{
+	const unsigned same[] = { a, b, c };
+	uint64_t offset[3] = { 0 };
+
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned k = 0;
+
+		offset[i] = offset_of(s, i);
+		while (offset[k] != offset[i])
+			k++;
+		assert_int_equal(k, same[i]);
+	}
+}
+
+static void tscs_of_a_vm_stay_in_step(void **state)
+{
+	uint64_t offset = 12345, tsc;
+	struct side s;
+
+	side_begin(&s, true);
+	for (unsigned i = 0; i < 3; i++)
+		side_add_vcpu(&s, i, i);
+	expect_offsets(&s, 0, 0, 0);
+	/* Read one after the other, written one after the other. */
+	for (unsigned i = 0; i < 3; i++) {
+		tsc = get_msr(&s, i, MSR_TSC);
+		set_msr(&s, i, MSR_TSC, tsc + 10 * STEP - (i ? 0 : 100));
+	}
+	expect_offsets(&s, 0, 0, 0);
+	set_msr(&s, 1, MSR_TSC, 100 * STEP);
+	expect_offsets(&s, 0, 1, 0);
+	/* 0 is taken as the newest that was set. */
+	set_msr(&s, 2, MSR_TSC, 0);
+	expect_offsets(&s, 0, 1, 1);
+	set_offset(&s, 0, offset);
+	assert_int_equal(offset_of(&s, 0), offset);
+	expect_offsets(&s, 0, 1, 1);
+	tsc = get_msr(&s, 0, MSR_TSC);
+	set_msr(&s, 2, MSR_TSC, tsc + 1000);
+	expect_offsets(&s, 0, 1, 0);
+	/* A guest's own write sets it apart, and later vCPUs follow the others. */
+	map_memory(&s, 0);
+	write_msr_in_guest(&s, MSR_TSC, STEP);
+	expect_offsets(&s, 0, 1, 2);
+	side_add_vcpu(&s, 3, 3);
+	assert_int_equal(offset_of(&s, 3), offset);
+	side_end(&s);
+}
+
 /* ---- what counts in its cycles ------------------------------------------------------------- */
 
 struct clock_page {
@@ -298,6 +385,8 @@ int main(void)
 		cmocka_unit_test(rates_are_set),
 		cmocka_unit_test(the_rate_is_that_of_the_clock),
 		cmocka_unit_test(counters_of_a_rate_stay_in_step),
+		cmocka_unit_test(the_tsc_and_its_adjustment),
+		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(kvmclock_goes_as_ever),
 		cmocka_unit_test(a_deadline_is_when_it_should_be),
 	};
