@@ -114,7 +114,7 @@ void lapic_reset(struct lapic *l, bool init_event)
 	for (uint32_t i = 0; i < lvt_count(l); i++)
 		reg_set(l, lvt_offset(i), LAPIC_LVT_MASKED);
 	timer_update_mode(l);
-	if (l->config.bsp && l->config.lint0_enabled)
+	if (l->config.bsp && lapic_lint0_enabled(l))
 		reg_set(l, LAPIC_LVT_LINT0, IRQ_EXTINT << 8);
 	lint0_changed(l, reg_get(l, LAPIC_LVT_LINT0));
 
@@ -166,6 +166,12 @@ void lapic_set_x2apic_api(struct lapic *l, bool ids_32, bool no_broadcast_quirk)
 {
 	__atomic_store_n(&l->config.x2apic_ids_32, ids_32, __ATOMIC_RELAXED);
 	__atomic_store_n(&l->config.no_broadcast_quirk, no_broadcast_quirk, __ATOMIC_RELAXED);
+}
+
+void lapic_set_quirks(struct lapic *l, bool lint0_enabled, bool mmio_hole)
+{
+	__atomic_store_n(&l->config.lint0_enabled, lint0_enabled, __ATOMIC_RELAXED);
+	__atomic_store_n(&l->config.mmio_hole, mmio_hole, __ATOMIC_RELAXED);
 }
 
 int lapic_set_base(struct lapic *l, uint64_t value, bool host)
@@ -369,7 +375,7 @@ int lapic_mmio_read(struct lapic *l, uint32_t offset, unsigned len, uint64_t now
 	*value = 0;
 	if (!page_present(l)) {
 		*value = UINT32_MAX;
-		return l->config.mmio_hole ? 0 : -EOPNOTSUPP;
+		return lapic_mmio_hole(l) ? 0 : -EOPNOTSUPP;
 	}
 	if ((len != 1 && len != 2 && len != 4) || first + len > 4)
 		return 0;
@@ -382,7 +388,7 @@ int lapic_mmio_read(struct lapic *l, uint32_t offset, unsigned len, uint64_t now
 int lapic_mmio_write(struct lapic *l, uint32_t offset, unsigned len, uint32_t value, uint64_t now)
 {
 	if (!page_present(l))
-		return l->config.mmio_hole ? 0 : -EOPNOTSUPP;
+		return lapic_mmio_hole(l) ? 0 : -EOPNOTSUPP;
 	/* SDM: registers are accessed with aligned 32-bit loads and stores. */
 	if (len != 4 || offset & 0xf)
 		return 0;

@@ -156,6 +156,8 @@ int lapic_msr_write(struct lapic *l, uint32_t msr, uint64_t value, uint64_t now)
 
 /* KVM_CAP_X2APIC_API switched on later than at the start. Any thread; build the map anew after it. */
 void lapic_set_x2apic_api(struct lapic *l, bool ids_32, bool no_broadcast_quirk);
+/* KVM_CAP_DISABLE_QUIRKS later than at the start: for the next reset, the next access. Any thread. */
+void lapic_set_quirks(struct lapic *l, bool lint0_enabled, bool mmio_hole);
 
 /*
  * IA32_APIC_BASE. host: user space sets it (KVM_SET_SREGS, KVM_SET_MSRS) and may

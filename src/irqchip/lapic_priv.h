@@ -117,7 +117,7 @@ uint32_t timer_current_count(const struct lapic *l, uint64_t now);
 void lapic_update_ppr(struct lapic *l);
 void lapic_count_isr(struct lapic *l);
 
-/* These two may change under a reader: lapic_set_x2apic_api(). */
+/* These may change under a reader: lapic_set_x2apic_api(), lapic_set_quirks(). */
 static inline bool lapic_ids_32(const struct lapic *l)
 {
 	return __atomic_load_n(&l->config.x2apic_ids_32, __ATOMIC_RELAXED);
@@ -126,6 +126,16 @@ static inline bool lapic_ids_32(const struct lapic *l)
 static inline bool lapic_no_broadcast_quirk(const struct lapic *l)
 {
 	return __atomic_load_n(&l->config.no_broadcast_quirk, __ATOMIC_RELAXED);
+}
+
+static inline bool lapic_lint0_enabled(const struct lapic *l)
+{
+	return __atomic_load_n(&l->config.lint0_enabled, __ATOMIC_RELAXED);
+}
+
+static inline bool lapic_mmio_hole(const struct lapic *l)
+{
+	return __atomic_load_n(&l->config.mmio_hole, __ATOMIC_RELAXED);
 }
 
 #endif

@@ -381,11 +381,11 @@ int vmchips_load(struct soft_vm *vm, const struct kvm_irqchip *c)
 		break;
 	case KVM_IRQCHIP_IOAPIC:
 		ioapic_load(&vm->chips.ioapic, &c->chip.ioapic);
-		i8259_update(&vm->chips.pic); /* as KVM, whichever chip it is */
 		break;
 	default:
 		r = -EINVAL;
 	}
+	i8259_update(&vm->chips.pic); /* as KVM, whichever chip it is, and if there is none such */
 	mutex_unlock(&vm->chips.lock);
 	vm_request_all(vm, REQ_SCAN_EOI);
 	return r;

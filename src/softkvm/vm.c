@@ -288,6 +288,17 @@ static int enable_x2apic_api(struct soft_vm *vm, uint64_t flags)
 	return 0;
 }
 
+static int disable_quirks(struct soft_vm *vm, uint64_t quirks)
+{
+	mutex_lock(&vm->lock);
+	__atomic_fetch_or(&vm->disabled_quirks, quirks & SOFT_QUIRKS, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < atomic_load(&vm->nr_vcpus); i++)
+		lapic_set_quirks(vm->lapics[i], vm_quirk(vm, KVM_X86_QUIRK_LINT0_REENABLED),
+				 vm_quirk(vm, KVM_X86_QUIRK_LAPIC_MMIO_HOLE));
+	mutex_unlock(&vm->lock);
+	return 0;
+}
+
 static int enable_disabled_exits(struct soft_vm *vm, uint64_t exits)
 {
 	const uint64_t all = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE |
@@ -381,8 +392,7 @@ int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap)
 			return -EINVAL;
 		/* fall through */
 	case KVM_CAP_DISABLE_QUIRKS:
-		__atomic_fetch_or(&vm->disabled_quirks, cap->args[0] & SOFT_QUIRKS, __ATOMIC_RELAXED);
-		return 0;
+		return disable_quirks(vm, cap->args[0]);
 	case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
 		return set_bus_cycle(vm, cap->args[0]);
 	case KVM_CAP_MSR_PLATFORM_INFO:

@@ -40,6 +40,8 @@ const struct diff_case diff_cases[] = {
 	     { &op_mp_state, { 0, 0, 9 } }),
 	CASE("the PICs are looked at whichever chip is set", CHIPS, { &op_pic_set, { 0, 0, 0, 0x9c } },
 	     { &op_line, { 0, 8, 1 } }, { &op_ioapic_set, { 0 } }),
+	CASE("and if there is no such chip", CHIPS, { &op_pic_set, { 0, 0, 0, 0xcc } }, { &op_line, { 0, 8, 1 } },
+	     { &op_pic_set, { 0, 3 } }),
 	CASE("a resampler that is refused lowers its line", CHIPS, { &op_pic_set, { 0, 1, 0, 1 } },
 	     { &op_irqfd, { 0, 5 } }, { &op_irqfd, { 0, 5, 8, 2 } }),
 	CASE("a message to nobody after KVM_CAP_X2APIC_API", CHIPS, { &op_enable_cap, { 0, KVM_CAP_X2APIC_API } },
@@ -89,6 +91,9 @@ const struct diff_case diff_cases[] = {
 	CASE("EDX after INIT", CHIPS, VCPU, { &op_msi, { 0, 0, 0x8500 } }),
 	CASE("INIT forgets what was posted", CHIPS, VCPU, { &op_msi, { 0, 0, 0x8500 } }, { &op_msi, { 0 } },
 	     { &op_mp_state, { 0 } }),
+	CASE("LINT0 after INIT, its quirk switched off late", CHIPS, VCPU, MEMORY, { &op_enable_cap, { 0, 0xd5, 1 } },
+	     { &op_line, { 0, 0, 1 } }, { &op_msi, { 0, 0, 0x4500 } }, { &op_guest, { 0 } },
+	     { &op_guest, { 0, 0, 0, 0, 0x35 } }),
 	CASE("code where there is no memory", { &op_split, { 0 } }, VCPU, MEMORY, { &op_msi, { 0, 0, 0x8500 } },
 	     { &op_guest, { 0 } }),
 	/* accesses */

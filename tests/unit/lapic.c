@@ -198,7 +198,7 @@ static void no_page_no_access(void **state)
 		assert_int_equal(lapic_set_base(&r.l, mode ? 0xfee00d00 : 0xfee00100, false), 0);
 		assert_int_equal(lapic_mmio_read(&r.l, LAPIC_ID, 4, 0, &value), -EOPNOTSUPP);
 		assert_int_equal(lapic_mmio_write(&r.l, LAPIC_TPR, 4, 0xff, 0), -EOPNOTSUPP);
-		r.l.config.mmio_hole = true;
+		lapic_set_quirks(&r.l, true, true);
 		assert_int_equal(lapic_mmio_read(&r.l, LAPIC_ID, 4, 0, &value), 0);
 		assert_int_equal(value, UINT32_MAX);
 		assert_int_equal(lapic_mmio_write(&r.l, LAPIC_TPR, 4, 0xff, 0), 0);
@@ -389,6 +389,10 @@ static void extint_acceptance(void **state)
 
 	rig_setup_id(&r, 0, &rig_sink);
 	assert_true(lapic_accepts_extint(&r.l));	/* the BSP after reset */
+	lapic_set_quirks(&r.l, false, false);
+	assert_true(lapic_accepts_extint(&r.l));
+	lapic_reset(&r.l, true);
+	assert_false(lapic_accepts_extint(&r.l));
 	rig_setup_id(&r, 1, &rig_sink);
 	assert_false(lapic_accepts_extint(&r.l));
 	rig_write(&r, LAPIC_SVR, 0x1ff);
