@@ -133,7 +133,7 @@ void lapic_map_build(struct lapic_map *map, uint32_t max_id, struct lapic *const
 	for (unsigned i = 0; i < count; i++) {
 		if (!all[i])
 			continue;
-		map->no_broadcast_quirk = lapic_no_broadcast_quirk(all[i]);
+		map->any = all[i];
 		if (!lapic_hw_enabled(all[i]))
 			continue;
 		if (!add_physical(map, all[i])) {
@@ -146,7 +146,7 @@ void lapic_map_build(struct lapic_map *map, uint32_t max_id, struct lapic *const
 
 static bool is_broadcast(const struct lapic_map *map, const struct lapic *src, uint32_t dest)
 {
-	if (map->no_broadcast_quirk)
+	if (map->any && lapic_no_broadcast_quirk(map->any))
 		return dest == X2APIC_BROADCAST ||
 		       (dest == XAPIC_BROADCAST && map->logical != LAPIC_LOGICAL_X2APIC);
 	return dest == (src && lapic_x2apic_mode(src) ? X2APIC_BROADCAST : XAPIC_BROADCAST);

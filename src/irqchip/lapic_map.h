@@ -24,7 +24,7 @@ struct lapic_map {
 	struct lapic *const *all;	/* every APIC, present or not, in CPU order */
 	unsigned count;
 	bool usable;			/* false: always the slow way */
-	bool no_broadcast_quirk;
+	const struct lapic *any;	/* one of them: its broadcast quirk may change meanwhile */
 	enum lapic_logical logical;
 	struct lapic *logical_ids[16][4];	/* flat: the 8 in [0..1]; cluster: [id][bit] */
 	uint32_t max_id;		/* of phys[] */

@@ -385,7 +385,9 @@ int vmchips_load(struct soft_vm *vm, const struct kvm_irqchip *c)
 	default:
 		r = -EINVAL;
 	}
-	i8259_update(&vm->chips.pic); /* as KVM, whichever chip it is, and if there is none such */
+	/* Once, as KVM, whichever chip it is, and if there is none such: the slave's request is an edge. */
+	if (c->chip_id != KVM_IRQCHIP_PIC_MASTER && c->chip_id != KVM_IRQCHIP_PIC_SLAVE)
+		i8259_update(&vm->chips.pic);
 	mutex_unlock(&vm->chips.lock);
 	vm_request_all(vm, REQ_SCAN_EOI);
 	return r;

@@ -96,7 +96,8 @@ static void io(struct code *c, uint8_t op, unsigned len)
 }
 
 /* So many exits. */
-#define WINDOW 4
+#define WINDOW	    4
+#define NMI_WINDOWS 3 /* before an end: those that wait are taken */
 
 /* Several exits with interrupts on: each is a chance to take one, on either side. */
 static void window(struct code *c)
@@ -224,12 +225,14 @@ static void put_handlers(uint8_t *mem, uint64_t base)
 	mov_reg(&c, 2, PORT_VECTOR);
 	put(&c, 1, 0xef);			   /* out %eax,%dx */
 	put(&c, 3, 0x83, 0xf8, 0x02);		   /* cmp $2,%eax */
-	put(&c, 2, 0x74, EOI_SIZE + 4 + 3 + 2 + 4); /* je out */
+	put(&c, 2, 0x74, EOI_SIZE + 4 + 3 + 2 + 4 + NMI_WINDOWS * 2); /* je out */
 	put_eoi(&c, base);
 	put(&c, 4, 0x8b, 0x44, 0x24, 0x20);	   /* mov 32(%rsp),%eax */
 	put(&c, 3, 0x83, 0xf8, 0x20);		   /* cmp $0x20,%eax */
-	put(&c, 2, 0x73, 4);			   /* jae out */
+	put(&c, 2, 0x73, 4 + NMI_WINDOWS * 2);	   /* jae out */
 	put(&c, 2, 0x31, 0xc9);			   /* xor %ecx,%ecx: a window's count */
+	for (unsigned i = 0; i < NMI_WINDOWS; i++)
+		put(&c, 2, 0xe6, PORT_WINDOW);
 	put(&c, 2, 0xe6, PORT_END);		   /* out %al,$END */
 	put(&c, 4, 0x5f, 0x5a, 0x59, 0x58);	   /* out: pop %rdi, %rdx, %rcx, %rax */
 	put(&c, 4, 0x48, 0x83, 0xc4, 0x08);	   /* add $8,%rsp */
@@ -375,7 +378,7 @@ static void guest(struct world *w, const uint64_t *a)
 	put_handlers(w->mem, apic_base(w, vm, cpu));
 	for (unsigned i = 0; i < STEPS; i++)
 		emit(&c, a[1 + i], i, w->chips[vm] == CHIPS_NONE);
-	for (unsigned i = 0; i < 3; i++) /* for NMIs */
+	for (unsigned i = 0; i < NMI_WINDOWS; i++)
 		put(&c, 2, 0xe6, PORT_WINDOW);
 	put(&c, 2, 0xe6, PORT_END);
 	if (!prepare(w, vm, cpu))

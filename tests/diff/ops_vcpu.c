@@ -497,12 +497,12 @@ static void bad_call(struct world *w, const uint64_t *a)
 	unsigned kind = a[2] % 4;
 	long r;
 
-	/* It would run, or make something nobody closes. */
-	if (requests[i].request == KVM_RUN && kind == 2)
+	/* It would run, or make a vCPU whose local APIC nobody touches (docs/DIFF.md). */
+	if ((requests[i].request == KVM_RUN && kind == 2) || (requests[i].request == KVM_CREATE_VCPU && kind == 1))
 		return;
 	r = world_quiet(w, fds[kind], requests[i].request, world_pointer(1 + a[4] % 4, NULL));
 	say_result(&w->s, requests[i].name, MIN(r, 0));
-	if (r > 2 && (requests[i].request == KVM_CREATE_VM || requests[i].request == KVM_CREATE_VCPU))
+	if (r > 2 && requests[i].request == KVM_CREATE_VM)
 		(void)w->s.api.ops->close(w->s.api.ctx, (int)r);
 }
 
