@@ -458,5 +458,6 @@ static int vm_ioctl_request(struct soft_file *f, unsigned long request, uintptr_
 }
 
 const struct soft_file_ops vm_file_ops = {
-	.kind = SOFT_VM, .name = "kvm-vm", .ioctl = vm_ioctl_request, .release = vm_release,
+	.kind = SOFT_VM, .name = "kvm-vm", .ioctl = vm_ioctl_request,
+	.closed = vm_closed, .release = vm_release,
 };

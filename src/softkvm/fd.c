@@ -201,6 +201,8 @@ static void put_all(struct soft_file *gone)
 	while (gone) {
 		struct soft_file *next = gone->next;
 
+		if (gone->ops->closed)
+			gone->ops->closed(gone);
 		file_put(gone);
 		gone = next;
 	}

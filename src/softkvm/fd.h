@@ -25,6 +25,8 @@ struct soft_file_ops {
 	int (*ioctl)(struct soft_file *f, unsigned long request, uintptr_t arg);
 	/* Complete the mapping at p (size bytes) that mmap made of the memfd from offset. May be NULL. */
 	int (*mapped)(struct soft_file *f, void *p, size_t size, uint64_t offset);
+	/* No caller holds it any more; an object of ours may (a vCPU its VM). May be NULL. */
+	void (*closed)(struct soft_file *f);
 	/* The last reference has gone: free the object that f is part of. */
 	void (*release)(struct soft_file *f);
 };

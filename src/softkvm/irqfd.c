@@ -193,6 +193,14 @@ free_it:
 	return r;
 }
 
+/* f is out of the context's list. */
+static void unbind(struct soft_vm *vm, struct soft_irqfd *f)
+{
+	irqfd_sink_disconnect(f->sink);
+	listener_remove(&vm->listener, &f->item);
+	irqfd_free(f);
+}
+
 static int deassign(struct soft_vm *vm, const struct kvm_irqfd *a)
 {
 	struct soft_irqfd *f, **at;
@@ -209,11 +217,8 @@ static int deassign(struct soft_vm *vm, const struct kvm_irqfd *a)
 	if (f)
 		*at = f->next;
 	mutex_unlock(&vm->ctx->irqfd_lock);
-	if (!f)
-		return 0;
-	irqfd_sink_disconnect(f->sink);
-	listener_remove(&vm->listener, &f->item);
-	irqfd_free(f);
+	if (f)
+		unbind(vm, f);
 	return 0;
 }
 
@@ -250,9 +255,10 @@ void irqfd_connect(struct soft_vm *vm, struct notifier *n)
 
 void irqfd_destroy_all(struct soft_vm *vm)
 {
-	for (;;) {
-		struct soft_irqfd *f, **at;
+	struct soft_irqfd *f, **at;
 
+	mutex_lock(&vm->irqfd_lock);
+	do {
 		mutex_lock(&vm->ctx->irqfd_lock);
 		for (at = &vm->ctx->irqfds; *at && (*at)->vm != vm; at = &(*at)->next)
 			;
@@ -260,12 +266,10 @@ void irqfd_destroy_all(struct soft_vm *vm)
 		if (f)
 			*at = f->next;
 		mutex_unlock(&vm->ctx->irqfd_lock);
-		if (!f)
-			return;
-		irqfd_sink_disconnect(f->sink);
-		listener_remove(&vm->listener, &f->item);
-		irqfd_free(f);
-	}
+		if (f)
+			unbind(vm, f);
+	} while (f);
+	mutex_unlock(&vm->irqfd_lock);
 }
 
 void irqfd_acked(struct soft_vm *vm, gsi_t gsi)

@@ -24,7 +24,7 @@ int irqfd_set(struct soft_vm *vm, const struct kvm_irqfd *args) __must_check;
  * come through the listener.
  */
 void irqfd_connect(struct soft_vm *vm, struct notifier *n);
-/* At VM release: nobody listens any more. */
+/* When the VM's fd has been closed, whether it has vCPUs or not: nobody listens any more. */
 void irqfd_destroy_all(struct soft_vm *vm);
 
 /* The guest acked gsi: lower the resamplers' level and tell the sources. No lock held. */

@@ -179,6 +179,12 @@ free_vm:
 	return r;
 }
 
+/* vCPUs may be there still, and run. */
+void vm_closed(struct soft_file *f)
+{
+	irqfd_destroy_all(file_vm(f));
+}
+
 /* The last reference has gone: no fd, no vCPU. Sources first, then what they act on. */
 void vm_release(struct soft_file *f)
 {

@@ -136,6 +136,7 @@ extern const struct soft_file_ops vm_file_ops;
 /* signal.c: the nudge fires */
 void signals_nudge(struct soft_timer *t);
 /* vm.c */
+void vm_closed(struct soft_file *f);
 void vm_release(struct soft_file *f);
 int vm_enable_capability(struct soft_vm *vm, const struct kvm_enable_cap *cap);
 /*

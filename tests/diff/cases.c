@@ -45,6 +45,8 @@ const struct diff_case diff_cases[] = {
 	     { &op_pic_set, { 0, 3 } }),
 	CASE("a resampler that is refused lowers its line", CHIPS, { &op_pic_set, { 0, 1, 0, 1 } },
 	     { &op_irqfd, { 0, 5 } }, { &op_irqfd, { 0, 5, 8, 2 } }),
+	CASE("irqfds go with their VM's fd", CHIPS, VCPU, { &op_create_vm, { 0 } }, { &op_irqfd, { 0, 5 } }, { &op_close_vm, { 0 } },
+	     { &op_create_irqchip, { 1 } }, { &op_irqfd, { 1, 5 } }),
 	CASE("a message to nobody after KVM_CAP_X2APIC_API", CHIPS, { &op_enable_cap, { 0, KVM_CAP_X2APIC_API } },
 	     { &op_msi, { 0 } }),
 	CASE("a local APIC that owes the RTC's pin an EOI", CHIPS, VCPU, { &op_lapic_set, { 0, 0, 0x200, 1 } },

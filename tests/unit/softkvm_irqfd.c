@@ -380,6 +380,37 @@ static void test_two_vms_fight(void **state)
 	teardown(&t);
 }
 
+/* With the VM's last fd its irqfds go, whether it has vCPUs or not: they are free for another VM. */
+static void test_ends_with_the_fd(void **state)
+{
+	struct bare other;
+	struct bed t;
+	struct err err;
+	int e = new_eventfd(), vm2;
+	eventfd_t n;
+
+	setup(&t);
+	if (bare_create(&other, &t.api, 1, true, &err))
+		fail_msg("%s", err.text);
+	route_msi(&t.b.vm, MSI_GSI, 0x41);
+	assert_int_equal(vm_bind_irqfd(&t.b.vm, e, MSI_GSI, -1), 0);
+	vm2 = dup(t.b.vm.fd);
+	assert_true(vm2 >= 0);
+	vm_destroy(&t.b.vm);
+	signal_fd(e, 1);
+	expect(&t, 0x41);
+	assert_int_equal(vm_bind_irqfd(&other.vm, e, MSI_GSI, -1), -EBUSY);
+	assert_int_equal(softkvm_ops.close(t.ctx, vm2), 0);
+	signal_fd(e, 1);
+	assert_int_equal(eventfd_read(e, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(waiting(&t), 0);
+	assert_int_equal(vm_bind_irqfd(&other.vm, e, MSI_GSI, -1), 0);
+	bare_destroy(&other);
+	close(e);
+	teardown(&t);
+}
+
 static void on_usr1(int sig)
 {
 }
@@ -431,6 +462,7 @@ int main(void)
 		cmocka_unit_test(test_resampler_on_an_edge_pin),
 		cmocka_unit_test(test_acked_edge_asks_its_source),
 		cmocka_unit_test(test_two_vms_fight),
+		cmocka_unit_test(test_ends_with_the_fd),
 		cmocka_unit_test(test_late_thread),
 	};
 	struct sigaction a = { .sa_handler = on_usr1 };
