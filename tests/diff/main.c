@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * apidiff [count N] [seed S] [at I] [jobs J] [batch B] [findings F]
+ * apidiff [count N] [seed S] [from I] [at I] [jobs J] [batch B] [findings F]
  *
- * Run N sequences of seed S, or only number I of them, in J processes at once; a
- * process does B sequences. Nearly all the time is the kernel's waiting for its
+ * Run N sequences of seed S from number I on, or only number I, in J processes at
+ * once; a process does B sequences. Nearly all the time is the kernel's waiting for its
  * readers, so more processes than processors pay. A difference is run again (it
  * must come back), shrunk and printed as C; a process that makes no progress is
  * ended, and its sequence printed. Exits 1 if anything was found, 77 without /dev/kvm.
@@ -32,7 +32,7 @@ struct shared {
 };
 
 struct options {
-	uint64_t count, seed, at;
+	uint64_t count, seed, from, at;
 	bool only_one;
 	unsigned jobs, batch, findings;
 };
@@ -167,7 +167,7 @@ static int start(struct shared *sh, struct job *j, struct progress *pr, const st
 static int run_all(struct shared *sh, const struct options *o)
 {
 	struct job job[MAX_JOBS] = { 0 };
-	uint64_t next = o->only_one ? o->at : 0, end = o->only_one ? o->at + 1 : o->count;
+	uint64_t next = o->only_one ? o->at : o->from, end = o->only_one ? o->at + 1 : o->from + o->count;
 	unsigned alive = 0;
 
 	while (alive || (next < end && sh->findings < o->findings)) {
@@ -218,6 +218,8 @@ static int parse(int argc, char **argv, struct options *o)
 			o->count = v;
 		else if (!strcmp(argv[i], "seed"))
 			o->seed = v;
+		else if (!strcmp(argv[i], "from"))
+			o->from = v;
 		else if (!strcmp(argv[i], "at"))
 			o->at = v, o->only_one = true;
 		else if (!strcmp(argv[i], "jobs"))
@@ -241,7 +243,7 @@ int main(int argc, char **argv)
 	double t = seconds();
 
 	if (sh == MAP_FAILED || parse(argc, argv, &o)) {
-		fprintf(stderr, "usage: apidiff [count N] [seed S] [at I] [jobs J] [batch B] [findings F]\n");
+		fprintf(stderr, "usage: apidiff [count N] [seed S] [from I] [at I] [jobs J] [batch B] [findings F]\n");
 		return 2;
 	}
 	if (!kvm_pair_possible()) {
