@@ -308,7 +308,9 @@ static void give_interrupt(struct world *w, unsigned vm, unsigned cpu)
 {
 	struct kvm_interrupt i = { .irq = (uint32_t)w->user_vector[vm][cpu] };
 
-	if (w->user_vector[vm][cpu] < 0 || !w->run[vm][cpu]->ready_for_interrupt_injection)
+	/* With chips, made since, it is refused: whether before or after one of theirs is no matter. */
+	if (w->user_vector[vm][cpu] < 0 || w->chips[vm] != CHIPS_NONE ||
+	    !w->run[vm][cpu]->ready_for_interrupt_injection)
 		return;
 	cpu_call(w, vm, cpu, KVM_INTERRUPT, &i);
 	w->user_vector[vm][cpu] = -1;
