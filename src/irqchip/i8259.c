@@ -397,9 +397,10 @@ void i8259_update(struct i8259 *pic)
 
 int i8259_load(struct i8259 *pic, unsigned which, const struct kvm_pic_state *in)
 {
-	if (which > KVM_IRQCHIP_PIC_SLAVE)
-		return -EINVAL;
-	pic->chip[which] = *in;
+	bool known = which <= KVM_IRQCHIP_PIC_SLAVE;
+
+	if (known)
+		pic->chip[which] = *in;
 	update_output(pic);
-	return 0;
+	return known ? 0 : -EINVAL;
 }

@@ -83,7 +83,10 @@ static inline bool i8259_output(const struct i8259 *pic)
 	return __atomic_load_n(&pic->output, __ATOMIC_SEQ_CST);
 }
 
-/* which: KVM_IRQCHIP_PIC_MASTER or _SLAVE; -EINVAL otherwise. Load takes any value, as KVM. */
+/*
+ * which: KVM_IRQCHIP_PIC_MASTER or _SLAVE; -EINVAL otherwise. Load takes any value, and looks at the
+ * pins even when there is no such chip, as KVM.
+ */
 int i8259_save(const struct i8259 *pic, unsigned which, struct kvm_pic_state *out) __must_check;
 /* Look again at what the inputs ask for: the slave's output is an input of the master. */
 void i8259_update(struct i8259 *pic);

@@ -374,20 +374,13 @@ int vmchips_load(struct soft_vm *vm, const struct kvm_irqchip *c)
 	int r = 0;
 
 	mutex_lock(&vm->chips.lock);
-	switch (c->chip_id) {
-	case KVM_IRQCHIP_PIC_MASTER:
-	case KVM_IRQCHIP_PIC_SLAVE:
-		r = i8259_load(&vm->chips.pic, c->chip_id, &c->chip.pic);
-		break;
-	case KVM_IRQCHIP_IOAPIC:
+	/* KVM looks at the PICs' pins whichever chip it is, even one that there is not. */
+	if (c->chip_id == KVM_IRQCHIP_IOAPIC) {
 		ioapic_load(&vm->chips.ioapic, &c->chip.ioapic);
-		break;
-	default:
-		r = -EINVAL;
-	}
-	/* Once, as KVM, whichever chip it is, and if there is none such: the slave's request is an edge. */
-	if (c->chip_id != KVM_IRQCHIP_PIC_MASTER && c->chip_id != KVM_IRQCHIP_PIC_SLAVE)
 		i8259_update(&vm->chips.pic);
+	} else {
+		r = i8259_load(&vm->chips.pic, c->chip_id, &c->chip.pic);
+	}
 	mutex_unlock(&vm->chips.lock);
 	vm_request_all(vm, REQ_SCAN_EOI);
 	return r;
