@@ -148,6 +148,10 @@ void engine_vcpu_destroy(struct engine_vcpu *v);
 /* INIT or RESET of the processor. init: keep what INIT keeps (FPU, MSRs, TSC). */
 void engine_vcpu_reset(struct engine_vcpu *v, bool init);
 
+/* Where a SIPI's vector says: CS:IP is vector << 8:0, and CS begins at vector << 12. All else stays as it is
+ * (Intel SDM vol. 3, "MP Initialization Protocol Algorithm for MP Systems"). The vCPU's own thread, between runs. */
+void engine_vcpu_sipi(struct engine_vcpu *v, uint8_t vector);
+
 /* Read the guest's CPUID again through ops (after the policy changed). */
 void engine_vcpu_cpuid_changed(struct engine_vcpu *v);
 
@@ -268,6 +272,8 @@ void engine_get_sregs(const struct engine_vcpu *v, struct engine_sregs *s);
 int engine_check_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
 /* Errors: as engine_check_sregs(). */
 int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s) __must_check;
+/* CR2 alone: nothing else depends on it, so no combination is refused. */
+void engine_set_cr2(struct engine_vcpu *v, uint64_t cr2);
 /* The bits of CR4 that a guest may set whose CPUID answers as `ask` does (the op cpuid's form). */
 uint64_t engine_cr4_bits(void (*ask)(void *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *cpu);
 void engine_get_events(struct engine_vcpu *v, struct engine_events *ev);

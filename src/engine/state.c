@@ -205,6 +205,11 @@ int engine_set_sregs(struct engine_vcpu *v, const struct engine_sregs *s)
 	return 0;
 }
 
+void engine_set_cr2(struct engine_vcpu *v, uint64_t cr2)
+{
+	v->cr2 = cr2;
+}
+
 /*
  * Two can wait: one for now and one that comes while it is being handled. While
  * it is, one. SDM vol. 3, "Nonmaskable Interrupt (NMI)".
@@ -559,6 +564,16 @@ void engine_vcpu_reset(struct engine_vcpu *v, bool init)
 		*(uint64_t *)(v->xsave + 512) = 1;	   /* XSTATE_BV: FCW is not its INIT value */
 	}
 	tlb_flush_all(v);
+	mode_update(v);
+}
+
+void engine_vcpu_sipi(struct engine_vcpu *v, uint8_t vector)
+{
+	drop_access(v);
+	v->seg[S_CS].sel = (uint16_t)(vector << 8);
+	v->seg[S_CS].base = (uint64_t)vector << 12;
+	v->rip = 0;
+	v->halted = false;
 	mode_update(v);
 }
 

@@ -180,6 +180,9 @@ unlock:
 	stats_destroy(&v->stats);
 	mutex_destroy(&v->lock);
 	free(v);
+	/* KVM sees that there is such an ID only when the new local APIC has had the map built anew. */
+	if (r == -EEXIST && vm_irqchip(vm) != IRQCHIP_NONE)
+		vm_rebuild_map(vm);
 	return r;
 }
 

@@ -34,20 +34,6 @@ static int exit_with(struct soft_vcpu *v, uint32_t reason)
 
 /* ---- INIT and SIPI ------------------------------------------------------------ */
 
-static void start_at(struct soft_vcpu *v, uint8_t vector)
-{
-	struct engine_sregs s;
-	struct engine_regs r;
-
-	engine_get_sregs(v->cpu, &s);
-	s.seg[1].selector = (uint16_t)(vector << 8);
-	s.seg[1].base = (uint64_t)vector << 12;
-	(void)!engine_set_sregs(v->cpu, &s);
-	engine_get_regs(v->cpu, &r);
-	r.rip = 0;
-	engine_set_regs(v->cpu, &r);
-}
-
 /* SDM Vol. 3A, "Processor State After Reset": EDX has family, model and stepping. */
 static void tell_signature(struct soft_vcpu *v)
 {
@@ -77,7 +63,7 @@ void vcpu_accept_apic_events(struct soft_vcpu *v)
 			vcpu_set_activity(v, v->lapic.base_msr & APIC_BASE_BSP ? KVM_MP_STATE_RUNNABLE
 									       : KVM_MP_STATE_INIT_RECEIVED);
 		} else if (v->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
-			start_at(v, vector);
+			engine_vcpu_sipi(v->cpu, vector);
 			vcpu_set_activity(v, KVM_MP_STATE_RUNNABLE);
 		}
 	}

@@ -371,7 +371,6 @@ static void deliver_payload(struct soft_vcpu *v, uint8_t vector)
 {
 	struct vcpu_exception *x = &v->exception;
 	struct engine_debugregs d;
-	struct engine_sregs s;
 
 	if (!x->has_payload)
 		return;
@@ -381,9 +380,7 @@ static void deliver_payload(struct soft_vcpu *v, uint8_t vector)
 		d.dr6 = (d.dr6 ^ (x->payload & DR6_ACTIVE_LOW)) & ~(uint64_t)DR6_ENABLED;
 		(void)!engine_set_debugregs(v->cpu, &d);
 	} else if (vector == PF) {
-		engine_get_sregs(v->cpu, &s);
-		s.cr2 = x->payload;
-		(void)!engine_set_sregs(v->cpu, &s);
+		engine_set_cr2(v->cpu, x->payload);
 	}
 	x->has_payload = false;
 	x->payload = 0;

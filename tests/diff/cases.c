@@ -57,6 +57,10 @@ const struct diff_case diff_cases[] = {
 	     { &op_msi, { 0, 0xff000, 0, 0xffffff00 } }),
 	CASE("two CPUs of one APIC ID, then KVM_CAP_X2APIC_API", CHIPS, VCPU, MEMORY, VCPU_1,
 	     { &op_guest, { 0x10, 0x126 } }, { &op_enable_cap, { 0, KVM_CAP_X2APIC_API, 1 } }, { &op_msi, { 0 } }),
+	CASE("and then a third that has one's ID", CHIPS, VCPU, VCPU_1, { &op_lapic_set, { 0, 1, 0x20 } },
+	     { &op_enable_cap, { 0, KVM_CAP_X2APIC_API, 1 } }, VCPU, { &op_msi, { 0 } }),
+	CASE("a SIPI where EFER does not go with CR0", { &op_split, { 0 } }, VCPU, MEMORY, { &op_guest, { 0 } },
+	     { &op_msr, { 0, 0, 0xc0000080, 0, 1, 1 } }, { &op_mp_state, { 0, 0, 4 } }),
 	CASE("AP_RESET_HOLD", CHIPS, VCPU, { &op_mp_state, { 0, 0, 9 } }),
 	/* special registers */
 	CASE("a CR3 that is too wide for long mode", VCPU, { &op_sregs, { 0, 0, 0x28, 0x800000000000 } },
