@@ -97,6 +97,7 @@ enum world_chips { CHIPS_NONE, CHIPS_KERNEL, CHIPS_SPLIT };
 struct binding {
 	bool bound;
 	unsigned vm, gsi;
+	int resample; /* the event that tells of its end of interrupt; -1: none */
 };
 
 struct world {

@@ -363,6 +363,15 @@ static void set_alarm(struct world *w, bool on)
 	timer_settime(w->alarm, 0, on ? &half : &(struct itimerspec){ 0 }, NULL);
 }
 
+/* An end of interrupt signals an irqfd, which the kernel may leave to a work item. */
+static bool feeds_itself(const struct world *w)
+{
+	for (unsigned i = 0; i < WORLD_EVENTS; i++)
+		if (w->binding[i].bound && w->binding[i].resample >= 0 && w->binding[w->binding[i].resample].bound)
+			return true;
+	return false;
+}
+
 static void guest(struct world *w, const uint64_t *a)
 {
 	unsigned vm = a[0] & 15 ? (a[0] & 15) % WORLD_VMS : 0, cpu = (unsigned)(a[0] >> 4) % WORLD_VCPUS;
@@ -402,6 +411,10 @@ static void guest(struct world *w, const uint64_t *a)
 		}
 		if (!is_window(run) && !say_exit(w, run, &nmis))
 			break;
+		if (feeds_itself(w)) {
+			world_settle(w);
+			set_alarm(w, true); /* not for our own time */
+		}
 		give_interrupt(w, vm, cpu);
 	}
 	finish(w, vm, cpu);

@@ -137,7 +137,8 @@ static void irqfd(struct world *w, const uint64_t *a)
 	if (r)
 		return;
 	if (!(f.flags & KVM_IRQFD_FLAG_DEASSIGN))
-		*b = (struct binding){ true, VM, f.gsi };
+		*b = (struct binding){ true, VM, f.gsi,
+				       f.flags & KVM_IRQFD_FLAG_RESAMPLE ? (int)(a[4] % WORLD_EVENTS) : -1 };
 	else if (b->bound && b->vm == VM && b->gsi == f.gsi)
 		b->bound = false;
 	world_settle(w);
@@ -182,7 +183,10 @@ const struct op_kind op_ioeventfd = { "ioeventfd", 12, ioeventfd,
 	{ { "vm", any_vm }, { "event", any_event }, { "addr", any_mmio }, { "len", any_len },
 	  { "match", data_match }, { "flags", ioeventfd_flags }, { "pointer", any_pointer } } };
 
-/* Eventfds only: what a write to the rest does is not KVM's. */
+/*
+ * Eventfds only: what a write to the rest does is not KVM's. And not a write of 0, which wakes
+ * the kernel's irqfd all the same: no process can see it.
+ */
 static void signal_event(struct world *w, const uint64_t *a)
 {
 	unsigned e = a[0] % (WORLD_EVENTS - 4);
@@ -190,7 +194,7 @@ static void signal_event(struct world *w, const uint64_t *a)
 	/* Nothing to wait with for a VM that lives on in its vCPUs only. */
 	if (w->binding[e].bound && w->vm[w->binding[e].vm] < 0)
 		return;
-	eventfd_write(w->event[e], e == WORLD_SEMAPHORE ? MIN(a[1], 3ull) : a[1]);
+	eventfd_write(w->event[e], MAX(e == WORLD_SEMAPHORE ? MIN(a[1], 3ull) : a[1], 1ull));
 	world_settle(w);
 }
 
