@@ -57,6 +57,7 @@ enum event { EV_SIGNAL, EV_IRQFD, EV_OTHER, EV_MSI, EV_NMI, EV_SLOT };
 
 /* What both processes see. */
 struct board {
+	_Atomic bool traced;	/* the first round may begin */
 	_Atomic uint32_t event; /* what the round is about */
 	_Atomic uint32_t halted, led; /* led: another vCPU, asleep, listens to the irqfds */
 	uint8_t *mem;		      /* the guest's */
@@ -280,6 +281,8 @@ static _Noreturn void child(struct guest *v)
 	need(!pthread_create(&t, NULL, partner, v), "a thread");
 	if (atomic_load(&v->board->led))
 		need(!pthread_create(&t, NULL, leader, v), "a thread");
+	while (!atomic_load(&v->board->traced))
+		sched_yield();
 	for (;;) {
 		begin_round(v);
 		(void)syscall(SYS_tgkill, getpid(), getpid(), SIG_ROUND);
@@ -465,21 +468,16 @@ static void tracer_start(struct tracer *t, bool led)
 		child(&t->v);
 }
 
+/* As far as the first round's begin. */
 static bool tracer_attach(struct tracer *t)
 {
-	int sig;
-
 	if (ptrace(PTRACE_SEIZE, t->pid, NULL, NULL)) {
 		fprintf(stderr, "skip: ptrace: %s\n", strerror(errno));
 		return false;
 	}
-	/* It may have begun its first round before. */
-	assert_int_equal(ptrace(PTRACE_INTERRUPT, t->pid, NULL, NULL), 0);
-	do {
-		sig = stopped(t, "begin", 0);
-		if (sig != SIG_ROUND)
-			go_on(t, PTRACE_CONT);
-	} while (sig != SIG_ROUND);
+	/* A round that began unseen would not end. */
+	atomic_store(&t->v.board->traced, true);
+	await_round(t, "begin", 0);
 	return true;
 }
 
