@@ -330,7 +330,7 @@ static bool in_irr(struct side *s, unsigned cpu, unsigned vector)
 /* Delivery may be another thread's work: give it time. */
 static void say_arrived(struct side *s, unsigned cpu, unsigned vector)
 {
-	for (unsigned i = 0; i < 2000 && !in_irr(s, cpu, vector); i++)
+	for (unsigned i = 0; i < 60000 && !in_irr(s, cpu, vector); i++)
 		usleep(1000);
 	say(s, "vector %02x in IRR: %d", vector, in_irr(s, cpu, vector));
 }
