@@ -117,8 +117,9 @@ uint64_t vcpu_timer_deadline(struct soft_vcpu *v)
 	case LAPIC_DEADLINE_NS:
 		return at;
 	case LAPIC_DEADLINE_TSC:
-		now = clock_ns();
+		/* In this order: who is put aside in between is late, but never early. */
 		tsc = vcpu_tsc_at(v, host_tsc());
+		now = clock_ns();
 		if (at <= tsc)
 			return now;
 		at = tsc_to_ns(at - tsc, vcpu_tsc_rate(v));
