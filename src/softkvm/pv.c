@@ -120,8 +120,7 @@ void pv_update_clock(struct soft_vcpu *v)
 
 	if (!(v->pv.system_time_msr & CLOCK_ENABLE))
 		return;
-	tsc = host_tsc();
-	ns = clock_ns();
+	tsc_sample(&tsc, &ns);
 	if (v->pv.clock_paused)
 		t.flags |= 2; /* PVCLOCK_GUEST_STOPPED */
 	v->pv.clock_paused = false;

@@ -4,8 +4,7 @@
 
 #define MEASURE_NS 8000000ull
 
-/* One pair of readings; the narrowest of some tries, so that a preemption does not count. */
-static void sample(uint64_t *tsc, uint64_t *ns)
+void tsc_sample(uint64_t *tsc, uint64_t *ns)
 {
 	uint64_t best = UINT64_MAX;
 
@@ -37,9 +36,9 @@ uint32_t tsc_khz_find(void)
 	}
 	if (__get_cpuid_count(0x15, 0, &a, &b, &c, &d) && a && b && c)
 		return (uint32_t)((uint64_t)c * b / a / 1000);
-	sample(&tsc0, &ns0);
+	tsc_sample(&tsc0, &ns0);
 	do
-		sample(&tsc1, &ns1);
+		tsc_sample(&tsc1, &ns1);
 	while (ns1 - ns0 < MEASURE_NS);
 	return (uint32_t)((tsc1 - tsc0) * 1000000 / (ns1 - ns0));
 }

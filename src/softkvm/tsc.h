@@ -14,6 +14,9 @@ static inline uint64_t host_tsc(void)
 /* kHz: from CPUID where it tells, else measured (takes some ms). */
 uint32_t tsc_khz_find(void);
 
+/* Both at one time (clock_ns()): the narrowest of some tries, so that a preemption does not count. */
+void tsc_sample(uint64_t *tsc, uint64_t *ns);
+
 /* Cycles to ns, without overflow. */
 static inline uint64_t tsc_to_ns(uint64_t cycles, uint32_t khz)
 {
