@@ -47,8 +47,10 @@ SNIPPET(addresses, "mov $0x18,%r9d\n mov (%rdi,%r9),%r10\n lea 8(%r9,%r9),%r11\n
 SNIPPET(copies, "mov %rdi,%r9\n mov 8(%r9),%rax\n push %rsi\n pop %r9\n mov 16(%r9),%rbx\n add %r9,%rbx\n"
 		"add $8,%r11\n lea 8(%r11),%r11\n add %r11,%rax\n add $8,%r10\n lea (%r10,%r10),%rcx\n add %rax,%r10\n"
 		"lea (%r10,%r10),%r15\n int3");
+/* CPUID of a leaf that every processor of the host answers alike */
 SNIPPET(partial, "mov %al,%r9b\n mov %ax,%r10w\n cmp %rax,%rbx\n cmovb %r9,%r11\n cmovae %r10d,%r15d\n setb %r9b\n"
-		 "xchg %r9,%r10\n bsf %r9,%r11\n mov %ah,(%rdi)\n add %r9,%r10\n mul %r10\n adc %r9,%r15\n cpuid\n add %r9,%r11\n int3");
+		 "xchg %r9,%r10\n bsf %r9,%r11\n mov %ah,(%rdi)\n add %r9,%r10\n mul %r10\n adc %r9,%r15\n mov $0,%eax\n"
+		 "cpuid\n add %r9,%r11\n int3");
 /* a fault in the middle: none of what was only kept is lost */
 SNIPPET(fault, "add %rax,%r9\n mov %r9,%r10\n lea 5(%r9),%r15\n not %r11\n mov (%rdi),%r9\n mov 0x5000(%rdi),%r10\n int3");
 SNIPPET(divides, "mov $7,%r9d\n mov $0,%r10d\n xor %edx,%edx\n sub %r9,%r10\n add %r9,%r10\n mov %r10,%r11\n div %r11\n int3");
