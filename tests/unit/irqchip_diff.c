@@ -140,6 +140,20 @@ static void trapped(struct chip_pair *r, int vector)
 		chip_pair_same(r, "trap", vector, -1);
 }
 
+/*
+ * The scan that a guest's access makes due, the kernel makes when the guest runs next, or before
+ * its next instruction if its thread was put aside there: let both make it before all else.
+ */
+static void left(struct chip_pair *r)
+{
+	uint64_t value;
+
+	if (!(r->scan_due & 1))
+		return;
+	chip_pair_enter(r);
+	trapped(r, kchip_rdmsr(&r->k, 0x1b, &value));
+}
+
 static uint32_t pick_id(struct chip_pair *r)
 {
 	switch (chip_below(r, 6)) {
@@ -177,6 +191,7 @@ static void io_write(struct chip_pair *r, uint16_t offset, int len, uint32_t val
 	vector = kchip_mmio_write(&r->k, 1, offset, len, value);
 	chip_pair_same(r, "acks", 0, ioapic_write(&r->io, offset, len, value));
 	trapped(r, vector);
+	left(r);
 }
 
 static void ioapic_step(struct chip_pair *r)
@@ -322,6 +337,7 @@ static void lapic_mmio_step(struct chip_pair *r)
 		assert_int_equal(lapic_mmio_write(&r->cpu[0], offset, len, value, clock_ns()), 0);
 		chip_pair_broadcast(r, 0);
 		trapped(r, vector);
+		left(r);
 		return;
 	}
 	if (offset == LAPIC_TMCCT)
@@ -385,6 +401,7 @@ static void base_step(struct chip_pair *r)
 		chip_pair_enter(r);
 		vector = kchip_wrmsr(&r->k, 0x1b, value);
 		chip_pair_same(r, "#GP", vector, lapic_set_base(&r->cpu[0], value, false) ? 13 : -1);
+		left(r);
 	} else {
 		SAY(r, "APIC_BASE %#llx cpu %d", (long long)value, cpu);
 		chip_pair_same(r, "ok", kchip_set_msr(&r->k, cpu, 0x1b, value),
@@ -460,6 +477,7 @@ static void apic_step(struct chip_pair *r, bool api)
 		vector = kchip_window(&r->k);
 		SAY(r, "window: %d", vector);
 		chip_pair_same(r, "vector", vector, chip_pair_window(r));
+		left(r);
 	}
 }
 
