@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "echo.h"
+#include "rounds.h"
 #include <ctype.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -144,17 +145,9 @@ int echo_teardown(void **state)
 	return 0;
 }
 
-static void stop_loop(void *arg)
-{
-	loop_stop(arg);
-}
-
 void turn(struct fixture *f)
 {
-	struct loop_timer t = { .fire = stop_loop, .arg = f->g->m->loop };
-
-	loop_timer_set(f->g->m->loop, &t, clock_ns() + 3000000);
-	assert_int_equal(loop_run(f->g->m->loop), 0);
+	assert_int_equal(loop_rounds(f->g->m->loop, 16), 0);
 	fake_kvm_serve(&f->g->k);
 }
 

@@ -44,7 +44,7 @@ struct fixture *echo_make(const struct virtio_options *o, bool any_length, uint1
 /* For cmocka. */
 int echo_teardown(void **state);
 
-/* Let the main loop do what there is to do. */
+/* Let the main loop do what there is to do: a few rounds of it, however long they take. */
 void turn(struct fixture *f);
 /* Negotiate and start by the modern interface, with MSI-X: vector i for queue i, NR for config. */
 void start(struct fixture *f, uint64_t features);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The console on a pseudo-terminal, on pipes, files and nothing.
  */
+#include "../lib/rounds.h"
 #include "backend/backend.h"
 #include <fcntl.h>
 #include <poll.h>
@@ -47,29 +48,10 @@ static void on_quit(void *arg)
 	((struct user *)arg)->quits++;
 }
 
-struct rounds {
-	struct loop *loop;
-	struct loop_timer timer;
-	unsigned left;
-};
-
-static void one_round(void *arg)
-{
-	struct rounds *r = arg;
-
-	if (--r->left)
-		loop_timer_set(r->loop, &r->timer, clock_ns() + 1);
-	else
-		loop_stop(r->loop);
-}
-
-/* Let the loop look so many times at what is ready: by then it has done all that there was to do. */
+/* After so many rounds of the loop it has done all that there was to do. */
 static void settle(struct user *u)
 {
-	struct rounds r = { .loop = u->loop, .timer = { .fire = one_round, .arg = &r }, .left = 50 };
-
-	loop_timer_set(u->loop, &r.timer, clock_ns());
-	loop_run(u->loop);
+	loop_rounds(u->loop, 50);
 }
 
 static void user_client(struct user *u, size_t room)
