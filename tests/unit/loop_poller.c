@@ -16,6 +16,9 @@ struct source {
 	unsigned work;          /* what poll() finds, one at a time */
 	unsigned late;          /* what comes when sleep() looks */
 	unsigned polls, sleeps, woken;
+	unsigned enough;        /* stop the loop at this poll */
+	bool until_sleep;       /* stop it when it sleeps */
+	uint64_t slept_at;      /* clock_ns() */
 	bool endless;
 };
 
@@ -23,7 +26,8 @@ static bool do_poll(void *arg)
 {
 	struct source *s = arg;
 
-	s->polls++;
+	if (++s->polls == s->enough)
+		loop_stop(s->l);
 	if (s->endless)
 		return true;
 	if (!s->work)
@@ -39,8 +43,12 @@ static bool do_sleep(void *arg)
 	s->sleeps++;
 	if (s->endless)
 		return true;
-	if (!s->late)
+	if (!s->late) {
+		s->slept_at = clock_ns();
+		if (s->until_sleep)
+			loop_stop(s->l);
 		return false;
+	}
 	s->late--;
 	s->work++;
 	return true;
@@ -70,7 +78,7 @@ static int setup(void **state)
 	s->p = (struct loop_poller){ .poll = do_poll, .sleep = do_sleep, .arg = s };
 	assert_int_equal(loop_watch(s->l, &s->w), 0);
 	loop_poller_add(s->l, &s->p);
-	alarm(20);
+	alarm(60);
 	*state = s;
 	return 0;
 }
@@ -109,7 +117,8 @@ static void test_late_work_is_found(void **state)
 	struct source *s = *state;
 
 	s->late = 3;
-	run_for(s, 5000000);
+	s->until_sleep = true;
+	assert_int_equal(loop_run(s->l), 0);
 	assert_int_equal(s->late, 0);
 	assert_int_equal(s->work, 0);
 }
@@ -120,21 +129,32 @@ static void test_no_sleep_hook(void **state)
 
 	s->p.sleep = NULL;
 	s->work = 5;
-	run_for(s, 5000000);
+	s->enough = 6;
+	assert_int_equal(loop_run(s->l), 0);
 	assert_int_equal(s->work, 0);
 	assert_int_equal(s->sleeps, 0);
 }
 
 static void test_window_spins(void **state)
 {
+	const uint64_t window = 30000000;
 	struct source *s = *state;
+	uint64_t start;
 
-	loop_set_poll_window(s->l, 30000000);
+	/* Within the window it looks again and again, and announces no sleep. */
+	loop_set_poll_window(s->l, 60 * NSEC_PER_SEC);
 	s->work = 1;
-	run_for(s, 200000000);
-	/* It looked all through the window, and announced sleep only after it. */
-	assert_true(s->polls > 20);
-	assert_in_range(s->sleeps, 1, 3);
+	s->enough = 20;
+	s->until_sleep = true;
+	assert_int_equal(loop_run(s->l), 0);
+	assert_int_equal(s->sleeps, 0);
+	/* After it, it does. */
+	loop_set_poll_window(s->l, window);
+	s->work = 1;
+	start = clock_ns();
+	assert_int_equal(loop_run(s->l), 0);
+	assert_int_equal(s->sleeps, 1);
+	assert_true(s->slept_at - start >= window);
 }
 
 static void test_endless_work_starves_nobody(void **state)
