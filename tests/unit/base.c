@@ -339,7 +339,7 @@ static void loop_serves(void **state)
 struct standing {
 	struct loop *l;
 	pthread_mutex_t chip;   /* a device's lock: callbacks take it, its holders post */
-	_Atomic int inside;
+	_Atomic int inside, seen; /* seen: by how many others */
 	_Atomic bool overlapped, called, posted;
 };
 
@@ -349,7 +349,9 @@ static void act(void *arg)
 
 	if (atomic_fetch_add(&x->inside, 1))
 		x->overlapped = true;
-	/* Until the others had their chance to come in between. */
+	/* Until the others are there, and have had their chance to come in between. */
+	while (x->seen < 2)
+		usleep(100);
 	for (int i = 0; i < 200 && !x->called; i++)
 		usleep(100);
 	mutex_lock(&x->chip);
@@ -372,6 +374,7 @@ static void *call_inside(void *arg)
 
 	while (!x->inside)
 		sched_yield();
+	x->seen++;
 	loop_call(x->l, act_called, x);
 	return NULL;
 }
@@ -383,6 +386,7 @@ static void *post_locked(void *arg)
 	mutex_lock(&x->chip);
 	while (!x->inside)
 		sched_yield();
+	x->seen++;
 	usleep(1000);
 	assert_int_equal(loop_post(x->l, act_called, x), 0);
 	x->posted = true;
