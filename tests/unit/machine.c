@@ -343,6 +343,7 @@ static void noop(void *arg)
 }
 
 struct caller {
+	struct bed *b;
 	struct region r;
 	struct loop *l;
 	_Atomic uint64_t calls;
@@ -376,20 +377,25 @@ static void timer_pause(void *arg)
 
 static void *pauser(void *arg)
 {
-	struct bed *b = arg;
+	struct caller *x = arg;
 
 	for (int i = 0; i < 300; i++) {
-		loop_call(b->m->loop, timer_pause, b);
+		uint64_t calls = x->calls;
+
+		loop_call(x->l, timer_pause, x->b);
 		usleep(i % 4 * 200u);
+		/* Now and then until the vCPU, too, has had its turn. */
+		while (i % 4 == 3 && x->calls == calls)
+			usleep(100);
 	}
-	machine_request(b->m, MACHINE_QUIT);
+	machine_request(x->b->m, MACHINE_QUIT);
 	return NULL;
 }
 
 static void pause_serves_calls(void **state)
 {
 	struct bed *b = bed_new(2);
-	struct caller x = { .l = b->m->loop };
+	struct caller x = { .b = b, .l = b->m->loop };
 	pthread_t t;
 
 	x.r = (struct region){
@@ -400,7 +406,7 @@ static void pause_serves_calls(void **state)
 	b->fill = fill_out;
 	start(b);
 	b->reason = KVM_EXIT_IO;
-	assert_int_equal(thread_create(&t, "pauser", pauser, b), 0);
+	assert_int_equal(thread_create(&t, "pauser", pauser, &x), 0);
 	assert_int_equal(machine_run(b->m), MACHINE_QUIT);
 	thread_join(t);
 	assert_true(x.calls > 10);
@@ -469,7 +475,12 @@ static void pause_finishes_strings(void **state)
 	assert_int_equal(region_add(b->m->map, &x.r), 0);
 	start(b);
 	for (int i = 0; i < 500; i++) {
+		uint64_t made = x.made;
+
 		usleep(i % 7 * 10u);
+		/* Now and then until the vCPU, too, has had its turn. */
+		while (i % 7 == 6 && x.made == made)
+			usleep(10);
 		machine_pause(b->m);
 		/* Nothing is left half done, and the device has seen every access. */
 		assert_int_equal(x.left, 0);
