@@ -227,11 +227,28 @@ void driver_idle(struct virtio_driver *d, unsigned ms)
 	idle_ns(d, ms * 1000000ull);
 }
 
+bool driver_is_broken(struct virtio_driver *d)
+{
+	return driver_status(d) & VIRTIO_CONFIG_S_NEEDS_RESET;
+}
+
 bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n, unsigned ms)
 {
 	uint64_t until = clock_ns() + ms * 1000000ull;
 
 	while (driver_used(d, queue) < n) {
+		if (clock_ns() > until || driver_is_broken(d))
+			return false;
+		driver_turn(d);
+	}
+	return true;
+}
+
+bool driver_wait_broken(struct virtio_driver *d, unsigned ms)
+{
+	uint64_t until = clock_ns() + ms * 1000000ull;
+
+	while (!driver_is_broken(d)) {
 		if (clock_ns() > until)
 			return false;
 		driver_turn(d);

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #define MAX_FRAMES 512
+#define PATIENCE   60000 /* ms, for what must come */
 
 static const uint8_t our_mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
 
@@ -39,18 +40,29 @@ static bool on_receive(void *arg, const void *frame, size_t len)
 	return true;
 }
 
-static void guest_open(struct guest *g, const char *const *hostfwd, bool restricted)
+static int try_open(struct guest *g, const struct net_user_config *c, struct err *e)
 {
-	struct net_user_config c = { .hostfwd = hostfwd, .restricted = restricted };
 	struct net_client cl = { .receive = on_receive, .arg = g };
-	struct err e = { "" };
+	int r;
 
 	memset(g, 0, sizeof(*g));
 	g->room = UINT32_MAX;
 	assert_int_equal(loop_create(&g->loop), 0);
-	if (net_user_create(&g->n, g->loop, &c, &e))
+	r = net_user_create(&g->n, g->loop, c, e);
+	if (r)
+		loop_destroy(g->loop);
+	else
+		net_set_client(g->n, &cl);
+	return r;
+}
+
+static void guest_open(struct guest *g, bool restricted)
+{
+	struct net_user_config c = { .restricted = restricted };
+	struct err e = { "" };
+
+	if (try_open(g, &c, &e))
 		fail_msg("%s", e.text);
-	net_set_client(g->n, &cl);
 }
 
 static void guest_close(struct guest *g)
@@ -180,9 +192,9 @@ static void test_arp(void **state)
 	struct guest *g = calloc(1, sizeof(*g));
 	static const uint8_t gateway[4] = { 10, 0, 2, 2 };
 
-	guest_open(g, NULL, false);
+	guest_open(g, false);
 	arp_ask(g);
-	assert_true(wait_until(g, got_arp_reply, 2000));
+	assert_true(wait_until(g, got_arp_reply, PATIENCE));
 	assert_memory_equal(g->frame[0].data, our_mac, 6);
 	assert_memory_equal(g->frame[0].data + 28, gateway, 4);
 	guest_close(g);
@@ -200,9 +212,9 @@ static void test_dhcp(void **state)
 
 	memcpy(bootp + 28, our_mac, 6);
 	memcpy(bootp + 236, options, sizeof(options));
-	guest_open(g, NULL, false);
+	guest_open(g, false);
 	assert_int_equal(send_bytes(g, f, udp_frame(f, 0, 0xffffffff, 68, 67, bootp, sizeof(bootp))), 0);
-	assert_true(wait_until(g, got_udp, 2000));
+	assert_true(wait_until(g, got_udp, PATIENCE));
 	r = ip_frame(g, IPPROTO_UDP);
 	assert_int_equal(r[42], 2);                   /* a reply */
 	assert_memory_equal(r + 42 + 4, bootp + 4, 4); /* to our question */
@@ -236,9 +248,9 @@ static void udp_round_trip(bool restricted, unsigned nr)
 	uint8_t f[200];
 	char buf[64];
 
-	guest_open(g, NULL, restricted);
+	guest_open(g, restricted);
 	arp_ask(g);
-	wait_until(g, got_arp_reply, 2000);
+	wait_until(g, got_arp_reply, PATIENCE);
 	for (unsigned i = 0; i < nr; i++) {
 		g->nr = 0;
 		assert_int_equal(send_bytes(g, f, udp_frame(f, 0x0a00020f, 0x0a000202,
@@ -248,10 +260,10 @@ static void udp_round_trip(bool restricted, unsigned nr)
 			assert_int_equal(poll(&p, 1, 0), 0);
 			continue;
 		}
-		assert_int_equal(poll(&p, 1, 2000), 1);
+		assert_int_equal(poll(&p, 1, PATIENCE), 1);
 		assert_int_equal(recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&from, &len), 4);
 		assert_int_equal(sendto(fd, "pong!", 5, 0, (struct sockaddr *)&from, len), 5);
-		assert_true(wait_until(g, got_udp, 2000));
+		assert_true(wait_until(g, got_udp, PATIENCE));
 		assert_memory_equal(ip_frame(g, IPPROTO_UDP) + 42, "pong!", 5);
 	}
 	guest_close(g);
@@ -295,26 +307,32 @@ static int host_connect(uint16_t port)
 static void test_hostfwd(void **state)
 {
 	struct guest *g = calloc(1, sizeof(*g));
-	uint16_t port = free_port();
+	uint16_t port;
 	char spec[64];
 	const char *list[] = { spec, NULL };
 	const uint8_t *f;
 	struct net_user_config c = { .hostfwd = list };
 	struct net *second = NULL;
-	struct err e;
-	int fd;
+	struct err e = { "" };
+	int fd, r, tries = 0;
 
-	snprintf(spec, sizeof(spec), "tcp:127.0.0.1:%u-:22", port);
-	guest_open(g, list, false);
+	do {
+		/* Another program may take it before we do. */
+		port = free_port();
+		snprintf(spec, sizeof(spec), "tcp:127.0.0.1:%u-:22", port);
+		r = try_open(g, &c, &e);
+	} while (r == -EADDRINUSE && ++tries < 100);
+	if (r)
+		fail_msg("%s", e.text);
 	/* The port is taken now: said so. */
 	assert_int_equal(net_user_create(&second, g->loop, &c, &e), -EADDRINUSE);
 	assert_non_null(strstr(e.text, spec));
 	assert_non_null(strstr(e.text, "choose another"));
 	arp_ask(g);
-	wait_until(g, got_arp_reply, 2000);
+	wait_until(g, got_arp_reply, PATIENCE);
 	g->nr = 0;
 	fd = host_connect(port);
-	assert_true(wait_until(g, got_syn, 2000));
+	assert_true(wait_until(g, got_syn, PATIENCE));
 	f = ip_frame(g, IPPROTO_TCP);
 	assert_int_equal(f[36] << 8 | f[37], 22);
 	close(fd);
@@ -351,7 +369,7 @@ static void test_flow_control(void **state)
 {
 	struct guest *g = calloc(1, sizeof(*g));
 
-	guest_open(g, NULL, false);
+	guest_open(g, false);
 	g->room = 1;
 	for (int i = 0; i < 5; i++)
 		arp_ask(g);
@@ -381,7 +399,7 @@ static void test_flow_control(void **state)
 	assert_true(total > 1000 && total < 8000);
 	/* And it goes on as before. */
 	arp_ask(g);
-	assert_true(wait_until(g, got_arp_reply, 2000));
+	assert_true(wait_until(g, got_arp_reply, PATIENCE));
 	/* Held for a client that goes away: dropped. */
 	g->room = 0;
 	arp_ask(g);
@@ -400,7 +418,7 @@ static void test_bad_frames(void **state)
 	uint8_t *f = malloc(NET_MAX_FRAME + 1);
 	unsigned seed = 3;
 
-	guest_open(g, NULL, false);
+	guest_open(g, false);
 	memset(f, 0, NET_MAX_FRAME + 1);
 	assert_int_equal(send_bytes(g, f, 0), -EMSGSIZE);
 	assert_int_equal(send_bytes(g, f, 13), -EMSGSIZE);
@@ -427,7 +445,7 @@ static void test_bad_frames(void **state)
 	net_resume(g->n);
 	g->nr = 0;
 	arp_ask(g);
-	assert_true(wait_until(g, got_arp_reply, 2000));
+	assert_true(wait_until(g, got_arp_reply, PATIENCE));
 	guest_close(g);
 	free(f);
 	free(g);

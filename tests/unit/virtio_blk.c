@@ -89,7 +89,7 @@ static uint8_t send_chain(struct bed *b, const struct segment *s, unsigned nr, u
 	*status(b) = STATUS_NONE;
 	head = driver_add(&b->d, 0, s, nr);
 	driver_kick(&b->d, 0);
-	assert_true(driver_wait(&b->d, 0, 1, 5000));
+	assert_true(driver_wait(&b->d, 0, 1, 60000));
 	len = driver_take(&b->d, 0, &used);
 	assert_int_equal(used, head);
 	assert_int_equal(driver_used(&b->d, 0), 0);
@@ -322,10 +322,7 @@ static void test_broken_ring(void **state)
 		for (unsigned round = 0; round < 3; round++) {
 			driver_add(&b.d, 0, outside, 2);
 			driver_kick(&b.d, 0);
-			for (unsigned k = 0; k < 2000 &&
-			     !(driver_status(&b.d) & VIRTIO_CONFIG_S_NEEDS_RESET); k++)
-				driver_idle(&b.d, 1);
-			assert_true(driver_status(&b.d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+			assert_true(driver_wait_broken(&b.d, 60000));
 			bed_start(&b, &beds[i]);
 			assert_int_equal(request(&b, VIRTIO_BLK_T_IN, 11, 512, NULL), VIRTIO_BLK_S_OK);
 		}
@@ -406,7 +403,7 @@ static void test_pause(void **state)
 						  PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
 			}
 			for (unsigned q = 0; q < 2; q++) {
-				assert_true(driver_wait(&b.d, q, 30, 5000));
+				assert_true(driver_wait(&b.d, q, 30, 60000));
 				assert_int_equal(driver_used(&b.d, q), 30);
 				while (driver_used(&b.d, q))
 					driver_take(&b.d, q, NULL);
@@ -470,7 +467,7 @@ static void test_many(void **state)
 			}
 			for (unsigned q = 0; q < 4; q++) {
 				driver_kick(&b.d, q);
-				assert_true(driver_wait(&b.d, q, 20, 5000));
+				assert_true(driver_wait(&b.d, q, 20, 60000));
 				assert_int_equal(driver_used(&b.d, q), 20);
 				while (driver_used(&b.d, q))
 					driver_take(&b.d, q, NULL);
@@ -512,15 +509,13 @@ static void test_dice(void **state)
 			}
 			driver_add(&b.d, 0, s, nr);
 			driver_kick(&b.d, 0);
-			for (unsigned k = 0; k < 50000 && !driver_used(&b.d, 0) &&
-			     !(driver_status(&b.d) & VIRTIO_CONFIG_S_NEEDS_RESET); k++)
-				driver_turn(&b.d);
-			if (driver_status(&b.d) & VIRTIO_CONFIG_S_NEEDS_RESET) {
-				b.d.next = 1 << 20;
-				bed_start(&b, &beds[i]);
-			} else {
+			if (driver_wait(&b.d, 0, 1, 60000)) {
 				assert_int_equal(driver_used(&b.d, 0), 1);
 				driver_take(&b.d, 0, NULL);
+			} else {
+				assert_true(driver_is_broken(&b.d));
+				b.d.next = 1 << 20;
+				bed_start(&b, &beds[i]);
 			}
 		}
 		b.d.next = 1 << 20;
@@ -545,7 +540,7 @@ static void test_same_buffer(void **state)
 			driver_add(&b.d, 0, s, 3);
 		}
 		driver_kick(&b.d, 0);
-		assert_true(driver_wait(&b.d, 0, 8, 5000));
+		assert_true(driver_wait(&b.d, 0, 8, 60000));
 		while (driver_used(&b.d, 0))
 			driver_take(&b.d, 0, NULL);
 	}
@@ -578,7 +573,7 @@ static void test_no_slot(void **state)
 				if (!half)
 					driver_step(&b.d); /* taken, and surely not yet answered */
 			}
-			assert_true(driver_wait(&b.d, 0, 16, 10000));
+			assert_true(driver_wait(&b.d, 0, 16, 60000));
 			while (driver_used(&b.d, 0))
 				driver_take(&b.d, 0, NULL);
 		}
@@ -590,13 +585,14 @@ static void test_no_slot(void **state)
 static void test_bad_options(void **state)
 {
 	struct pci_guest *g = pci_guest_create(16 << 20);
-	struct block_config bc = { .path = "/var/tmp/belfry-vblk-opt" };
+	char path[] = "/var/tmp/belfry-vblk-XXXXXX";
+	struct block_config bc = { .path = path };
 	struct blk_config c = { .queues = 65 };
 	struct err e;
-	FILE *f = fopen(bc.path, "w");
+	int fd = mkstemp(path);
 
-	assert_int_equal(ftruncate(fileno(f), 4096), 0);
-	fclose(f);
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	close(fd);
 	assert_int_equal(block_open(&c.block, &bc, &e), 0);
 	assert_int_equal(virtio_blk_create(g->m, g->bus, "disk0", &c, &e), -EINVAL);
 	c.queues = 1;
@@ -610,7 +606,7 @@ static void test_bad_options(void **state)
 	assert_non_null(strstr(e.text, "disk0"));
 	/* Still ours. */
 	block_close(c.block);
-	unlink(bc.path);
+	unlink(path);
 	pci_guest_destroy(g);
 }
 
