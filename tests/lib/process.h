@@ -5,10 +5,12 @@
 #define BELFRY_TESTS_PROCESS_H
 
 #include <dirent.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 static inline unsigned count_dir(const char *path)
 {
@@ -30,15 +32,10 @@ static inline unsigned open_fds(void)
 	return count_dir("/proc/self/fd");
 }
 
-static inline unsigned threads(void)
+/* R, S, t, ... of any process's thread, as /proc says, with its flags; X: it has none. */
+static inline char thread_stat(pid_t pid, pid_t tid, unsigned *flags)
 {
-	return count_dir("/proc/self/task");
-}
-
-/* R, S, t, ... of any process's thread, as /proc says; X: it has none. */
-static inline char thread_state(pid_t pid, pid_t tid)
-{
-	char path[64], text[512] = "", *p;
+	char path[64], text[512] = "", state, *p;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
@@ -48,7 +45,50 @@ static inline char thread_state(pid_t pid, pid_t tid)
 	(void)!fread(text, 1, sizeof(text) - 1, f);
 	fclose(f);
 	p = strrchr(text, ')');
-	return p ? p[2] : 'X';
+	return p && sscanf(p, ") %c %*d %*d %*d %*d %*d %u", &state, flags) == 2 ? state : 'X';
+}
+
+static inline char thread_state(pid_t pid, pid_t tid)
+{
+	unsigned flags;
+
+	return thread_stat(pid, tid, &flags);
+}
+
+/*
+ * How many threads it runs. One that was joined is in /proc until the kernel has done with it:
+ * that is waited for. Workers of the kernel's (io_uring, KVM) come and go by themselves and do not count.
+ */
+static inline unsigned threads(void)
+{
+	enum { EXITING = 0x4, WORKER = 0x10 | 0x4000 }; /* Linux's PF_EXITING, PF_IO_WORKER, PF_USER_WORKER */
+	bool leaving;
+	unsigned n;
+
+	do {
+		DIR *d = opendir("/proc/self/task");
+		struct dirent *e;
+
+		if (!d) {
+			perror("/proc/self/task");
+			abort();
+		}
+		n = 0;
+		leaving = false;
+		while ((e = readdir(d))) {
+			unsigned flags = EXITING;
+
+			if (e->d_name[0] == '.')
+				continue;
+			(void)thread_stat(getpid(), atoi(e->d_name), &flags);
+			if (flags & EXITING)
+				leaving = true;
+			else if (!(flags & WORKER))
+				n++;
+		}
+		closedir(d);
+	} while (leaving);
+	return n;
 }
 
 #endif

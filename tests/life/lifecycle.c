@@ -124,17 +124,10 @@ void lifecycle_rounds(const struct lifecycle *l, unsigned rounds)
 	/* What is made once (libraries, arenas, stacks that are kept) is made here. */
 	for (unsigned i = 0; i < 12; i++)
 		one_life(l, &im, i);
-	usleep(100000);
 	full_count(&before);
 	for (unsigned i = 0; i < rounds; i++)
 		one_life(l, &im, i);
-	/* A joined thread is seen in /proc for a moment more, and io_uring's ends by itself. */
-	for (int i = 0; i < 400; i++) {
-		full_count(&after);
-		if (after.threads <= before.threads && after.fds <= before.fds)
-			break;
-		usleep(5000);
-	}
+	full_count(&after);
 	images_remove(&im);
 	assert_int_equal(after.fds, before.fds);
 	assert_int_equal(after.threads, before.threads);
