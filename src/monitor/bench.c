@@ -147,7 +147,7 @@ struct bench {
 };
 
 /* Addresses, gsi and vector: no two paths share anything. Pins from 16 on have no PIC behind them. */
-static int state_init(struct bench *b, const struct bench_path *p, unsigned count)
+static int state_init(struct bench *b, const struct bench_path *p, const struct bench_config *c)
 {
 	struct bench_state *s = &b->states[b->nr];
 	unsigned index = b->nr;
@@ -155,6 +155,7 @@ static int state_init(struct bench *b, const struct bench_path *p, unsigned coun
 
 	*s = (struct bench_state){
 		.path = p, .index = index, .n.fd = -1, .resample.fd = -1,
+		.patience = MAX(c->patience, 1u) * NSEC_PER_SEC,
 		.where = p->pio ? 0x500 + index * 8 : BARE_MMIO + index * 0x1000ull,
 		.vector = 0x40 + index,
 		.target = p->how == CALL_INTERRUPT ? 0 : p->running ? 2 : 1,
@@ -163,7 +164,7 @@ static int state_init(struct bench *b, const struct bench_path *p, unsigned coun
 	b->nr++;
 	if (p->call)
 		s->gsi = p->how == CALL_IRQFD_MSI ? b->next_msi++ : b->next_pin++;
-	s->samples = calloc(count, sizeof(*s->samples));
+	s->samples = calloc(c->count, sizeof(*s->samples));
 	if (!s->samples)
 		return -ENOMEM;
 	r = notifier_create(&s->n, 0, 0);
@@ -185,7 +186,7 @@ static int bench_open(struct bench *b, const struct bench_config *c, const struc
 	for (size_t i = 0; i < NR_PATHS; i++) {
 		if (!is_chosen(c->paths, &paths[i]))
 			continue;
-		r = state_init(b, &paths[i], c->count);
+		r = state_init(b, &paths[i], c);
 		if (r)
 			return err_set(e, r, "cannot prepare %s: %s", paths[i].name, strerror(-r));
 	}
@@ -227,7 +228,7 @@ static void bench_bind(struct bench *b)
 	}
 }
 
-/* One event on every path. A path that loses three is given up: each costs a second. */
+/* One event on every path. A path that loses three is given up: each costs all the patience. */
 static int bench_round(struct bench *b, struct err *e)
 {
 	for (unsigned i = 0; i < b->nr; i++) {

@@ -257,7 +257,7 @@ static int settle_source(struct call_rig *c, struct bench_state *s)
 		struct pollfd p = { .fd = s->resample.fd, .events = POLLIN };
 
 		/* The EOI lowers the pin and tells us; without it no next one comes. */
-		if (poll(&p, 1, (int)(BENCH_TIMEOUT / 1000000)) != 1)
+		if (poll(&p, 1, (int)(s->patience / 1000000)) != 1)
 			return -ETIME;
 		notifier_drain(&s->resample);
 		return 0;
@@ -271,10 +271,10 @@ static int settle_source(struct call_rig *c, struct bench_state *s)
  * It goes on where it was taken out, which may be its handler, between the count and
  * the EOI: the time to settle is enough for the rest.
  */
-static int enter_running(struct call_rig *c)
+static int enter_running(struct call_rig *c, const struct bench_state *s)
 {
 	struct target *t = &c->running;
-	uint64_t deadline = clock_ns() + BENCH_TIMEOUT;
+	uint64_t deadline = clock_ns() + s->patience;
 
 	t->bare->cpus[t->cpu].run->immediate_exit = 0;
 	notifier_signal(&t->go);
@@ -287,10 +287,10 @@ static int enter_running(struct call_rig *c)
 	return 0;
 }
 
-static int leave_running(struct call_rig *c)
+static int leave_running(struct call_rig *c, const struct bench_state *s)
 {
 	struct target *t = &c->running;
-	uint64_t deadline = clock_ns() + BENCH_TIMEOUT;
+	uint64_t deadline = clock_ns() + s->patience;
 
 	target_kick_out(t);
 	while (atomic_load(&t->in_guest)) {
@@ -322,7 +322,7 @@ static int send_and_wait(struct call_rig *c, struct bench_state *s, struct bench
 		return r;
 	while (bare_count(t->bare, t->cpu, s->vector) == before) {
 		now = clock_ns();
-		if (now - t0 > BENCH_TIMEOUT)
+		if (now - t0 > s->patience)
 			return atomic_load(&t->error) ? atomic_load(&t->error) : -ETIME;
 		__builtin_ia32_pause();
 	}
@@ -338,10 +338,10 @@ int call_measure(struct call_rig *c, struct bench_state *s, struct bench_sample 
 		bench_settle();
 		return send_and_wait(c, s, out);
 	}
-	r = enter_running(c);
+	r = enter_running(c, s);
 	if (r)
 		return r;
 	r = send_and_wait(c, s, out);
-	left = leave_running(c);
+	left = leave_running(c, s);
 	return r ? r : left;
 }

@@ -73,7 +73,7 @@ static void *polling_main(void *arg)
 		if (atomic_load(&k->leave))
 			return NULL;
 		now = clock_ns();
-		deadline = now + 2 * BENCH_TIMEOUT;
+		deadline = now + 2 * k->watched->patience;
 		atomic_store(&k->spinning, true);
 		while (!look(k, k->watched)) {
 			now = clock_ns();
@@ -191,7 +191,7 @@ static int on_exit_watch(void *arg, struct kvm_run *run)
 /* Get the polling reader going, and wait until it is. */
 static int arm_polling(struct kick_rig *k, struct bench_state *s)
 {
-	uint64_t deadline = clock_ns() + BENCH_TIMEOUT;
+	uint64_t deadline = clock_ns() + s->patience;
 
 	k->watched = s;
 	notifier_signal(&k->go);
@@ -228,7 +228,7 @@ int kick_measure(struct kick_rig *k, struct bench_state *s, struct bench_sample 
 	if (r)
 		return r;
 	if (p->reader != READER_EXIT) {
-		if (poll(&seen, 1, (int)(BENCH_TIMEOUT / 1000000)) != 1)
+		if (poll(&seen, 1, (int)(s->patience / 1000000)) != 1)
 			return -ETIME;
 		notifier_drain(&k->seen);
 		w.seen = atomic_load(&k->stamp);

@@ -8,8 +8,6 @@
 #include "monitor/monitor.h"
 #include <stdatomic.h>
 
-#define BENCH_TIMEOUT NSEC_PER_SEC
-
 /* Who sees a kick. */
 enum bench_reader {
 	READER_EXIT,    /* the vCPU's own thread, back from KVM_RUN */
@@ -46,6 +44,7 @@ struct bench_state {
 	unsigned index;
 	struct notifier n;        /* ioeventfd or irqfd */
 	struct notifier resample;
+	uint64_t patience;        /* ns until an event counts as lost */
 	uint64_t where;           /* port or gpa */
 	gsi_t gsi;
 	unsigned vector, target;  /* of a call */

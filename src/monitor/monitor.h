@@ -12,6 +12,7 @@
 struct bench_config {
 	unsigned count;    /* events a path, 1 to 100000 */
 	const char *paths; /* comma-separated names, "kick", "call"; NULL: all */
+	unsigned patience; /* seconds until an event counts as lost; 0: one */
 };
 
 /* What was measured on one path. Times in nanoseconds of CLOCK_MONOTONIC. */
@@ -21,7 +22,7 @@ struct bench_row {
 	bool available;
 	char reason[96];   /* if not: why */
 	unsigned count;    /* events measured */
-	unsigned lost;     /* events that did not arrive within a second */
+	unsigned lost;     /* events that did not arrive in time */
 	uint64_t min, median, p99, max;
 	uint64_t sender;   /* median of what the sender itself spent */
 };

@@ -6,13 +6,14 @@
 #include "monitor/monitor.h"
 #include <stdlib.h>
 
-#define COUNT 8
+#define COUNT	 8
+#define PATIENCE 60
 
 static const struct kvmapi api = { .ops = &dev_kvm_ops };
 
 static void test_all_paths(void **state)
 {
-	const struct bench_config c = { .count = COUNT };
+	const struct bench_config c = { .count = COUNT, .patience = PATIENCE };
 	struct bench_row *rows;
 	unsigned nr, kicks = 0, calls = 0;
 	struct err e;

@@ -11,7 +11,7 @@
 
 static void test_all_paths(void **state)
 {
-	const struct bench_config c = { .count = COUNT };
+	const struct bench_config c = { .count = COUNT, .patience = 60 };
 	struct kvmapi api = { .ops = &softkvm_ops };
 	struct bench_row *rows;
 	unsigned nr;
