@@ -27,7 +27,7 @@ skip() {
 
 # status COMMAND...: run it with a limit; $got is its status.
 status() {
-	timeout -k 2 "${limit:-20}" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+	timeout -k 2 60 "$@" >"$dir/out" 2>"$dir/err" </dev/null
 	got=$?
 }
 
@@ -52,7 +52,7 @@ ends() {
 	if [ -z "$text" ]; then
 		[ ! -s "$dir/out" ] && [ ! -s "$dir/err" ] || { bad "is not silent: $*"; return; }
 	else
-		cat "$dir/out" "$dir/err" | grep -qF -- "$text" ||
+		grep -qF -- "$text" "$dir/out" "$dir/err" ||
 			{ bad "does not say '$text': $*"; return; }
 	fi
 	ok
@@ -179,13 +179,13 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 	refuses 'hostfwd' $(run exit=0) --net user,hostfwd=tcp:256.1.1.1:80-:80
 
 	# Input goes to the guest.
-	if [ "$(echo 'abcq' | timeout 20 $(run echo))" = abcq ]; then ok; else bad 'echo'; fi
+	if [ "$(echo 'abcq' | timeout 60 $(run echo))" = abcq ]; then ok; else bad 'echo'; fi
 
 	# Signals end a guest that never would.
 	for sig in TERM INT HUP; do
-		timeout -k 2 20 $(run halt) >"$dir/out" 2>"$dir/err" </dev/null &
+		timeout -k 2 120 $(run halt) >"$dir/out" 2>"$dir/err" </dev/null &
 		pid=$!
-		for _ in $(seq 100); do
+		for _ in $(seq 1200); do
 			child=$(pgrep -P $pid) && grep -q vcpu0 /proc/"$child"/task/*/comm && break
 			sleep 0.05
 		done
@@ -201,7 +201,7 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 		for how in escape term fail crash; do
 			cmdline=halt
 			[ $how != fail ] || cmdline=triple
-			if timeout -k 2 30 python3 "$here/lib/terminal.py" $how $(run $cmdline) \
+			if timeout -k 2 240 python3 "$here/lib/terminal.py" $how $(run $cmdline) \
 				>"$dir/out" 2>"$dir/err"; then
 				ok
 			else

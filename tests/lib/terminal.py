@@ -24,31 +24,37 @@ def raw():
     return not termios.tcgetattr(slave)[3] & termios.ICANON
 
 
-def status():
-    for _ in range(400):
-        done, st = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return st
+def catches_crashes():
+    with open("/proc/%d/status" % pid) as f:
+        caught = next(int(line.split()[1], 16) for line in f if line.startswith("SigCgt:"))
+    return caught >> (signal.SIGSEGV - 1) & 1
+
+
+def wait_for(what, complaint):
+    end = time.monotonic() + 60
+    while not (seen := what()):
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            sys.exit(complaint)
         time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    sys.exit("it does not end")
+    return seen
+
+
+def ended():
+    done, st = os.waitpid(pid, os.WNOHANG)
+    return (st,) if done else None
 
 
 if how != "fail":
-    for _ in range(200):
-        if raw():
-            break
-        time.sleep(0.02)
-    else:
-        sys.exit("the terminal is never raw")
+    wait_for(raw, "the terminal is never raw")
 if how == "escape":
     os.write(master, b"\x01x")
 elif how == "term":
     os.kill(pid, signal.SIGTERM)
 elif how == "crash":
-    time.sleep(0.2)
+    wait_for(catches_crashes, "it has no handler of crashes")
     os.kill(pid, signal.SIGSEGV)
-st = status()
+st, = wait_for(ended, "it does not end")
 want = {"escape": 0, "term": 0, "fail": 1 << 8, "crash": None}[how]
 if want is None:
     if not os.WIFSIGNALED(st) or os.WTERMSIG(st) != signal.SIGSEGV:

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: MIT
 # Read by scripts/check: the program from outside.
 echo "== command line"
-test_one 'command line' 300 tests/cli.sh
+test_one 'command line' 600 tests/cli.sh
