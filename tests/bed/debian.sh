@@ -122,9 +122,10 @@ c_tty() {
 	shows '[#$] *$' 60
 	keys 'echo "it is $(uname -r)"' Enter
 	shows '^it is .*cloud-amd64' 60
-	# An interrupt character is the guest's, not ours.
-	keys 'sleep 1000' Enter
-	sleep 2
+	# An interrupt character is the guest's, not ours. The terminal is the command's
+	# from before its first word on; sooner, the character is the line editor's.
+	keys 'sh -c "echo begun; exec sleep 1000"' Enter
+	shows '^begun' 60
 	keys C-c
 	keys 'echo still-$((40 + 2))' Enter
 	shows '^still-42' 60
