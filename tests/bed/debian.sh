@@ -38,7 +38,7 @@ bad() {
 
 # in_bed CASE: the case's part inside L1.
 in_bed() {
-	local programs=() extra=() prog limit=400
+	local programs=() extra=() prog limit=800
 	for prog in e2fsck debugfs; do programs+=(--program "$(command -v $prog)"); done
 	# Long cases write much: a disk for them, which L1 mounts.
 	if grep -q "^c_$1()" $cases/long.sh; then
@@ -102,7 +102,7 @@ terminal() {
 }
 # left STATUS: it ended so, and the terminal is as it was.
 left() {
-	local tries=120
+	local tries=240
 	while [ ! -e "$work/status" ]; do
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || { tmux -L "$session" capture-pane -p -t t; bad 'did not end'; }

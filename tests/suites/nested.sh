@@ -4,5 +4,5 @@
 
 echo "== Debian on the nested bed"
 for guest_case in modern legacy paths tap reset pvh end run tty; do
-	test_one "nested: $guest_case" 500 tests/bed/debian.sh $guest_case
+	test_one "nested: $guest_case" 1000 tests/bed/debian.sh $guest_case
 done

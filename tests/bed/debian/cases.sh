@@ -86,7 +86,7 @@ c_tap() {
 	fetch_back http://10.9.0.2:8080
 	until_line '*guest: flushed *' 120 || bad "never flushed"
 	kill -9 "$pid"
-	ended 137 30
+	ended 137 60
 	fetched
 	silent
 	[ ! -e /sys/class/net/tap0 ] || bad "tap0 outlived belfry"
@@ -138,17 +138,17 @@ c_end() {
 		# The kernel's first words; the last time, a guest that is busy with all it has.
 		words='*KASLR disabled*'
 		[ $signal != TERM ] || words='*guest: flushed *'
-		until_line "$words" 60 || bad "nothing comes"
+		until_line "$words" 120 || bad "nothing comes"
 		[ "$(terminal)" != "$was" ] || bad "the terminal is not raw"
 		kill -$signal "$pid"
-		ended 0 10
+		ended 0 60
 		[ "$(terminal)" = "$was" ] || bad "SIG$signal: the terminal is not as it was"
 		silent
 	done
 	# Before the guest has done anything.
 	input=/dev/ttyS0 boot 'belfry.script=flush'
 	kill -TERM "$pid"
-	tries=100
+	tries=600
 	while kill -0 "$pid" 2>/dev/null; do
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || bad "SIGTERM at the start did not end it"

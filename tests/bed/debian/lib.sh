@@ -68,7 +68,7 @@ ended() {
 	! until_line '' "$2" || ended "$1" "$2"
 	[ -n "$pid" ] || return 0
 	# The output is closed, or it hangs.
-	tries=50
+	tries=600
 	while kill -0 "$pid" 2>/dev/null && [ $tries -gt 0 ]; do
 		tries=$((tries - 1))
 		usleep 100000
@@ -89,7 +89,7 @@ value() { sed -n "s/^belfry-guest: $1 //p" log | tail -n 1; }
 silent() { [ ! -s err ] || bad "belfry complained"; }
 # passed: the guest said OK and powered off, and belfry had nothing to say.
 passed() {
-	ended 0 "${patience:-120}"
+	ended 0 "${patience:-240}"
 	said '^belfry-guest: OK$' || bad "no OK"
 	! said 'belfry-guest: FAIL' || bad "OK and FAIL"
 	silent
@@ -180,7 +180,7 @@ fetched() {
 }
 # tap_up: belfry makes tap0; give it its address.
 tap_up() {
-	tries=100
+	tries=600
 	while [ ! -e /sys/class/net/tap0 ]; do
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || bad "belfry made no tap0"

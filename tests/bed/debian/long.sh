@@ -84,12 +84,12 @@ c_panic() {
 		until_line '*Kernel panic*' 120 || bad "no panic $n"
 	done
 	kill -TERM "$pid"
-	ended 0 10
+	ended 0 60
 	[ "$(grep -c 'the guest resets the machine' err)" -ge 1 ] || bad "no reset"
 	boot 'rdinit=/nosuch root=/dev/none panic=0'
 	until_line '*Kernel panic*' 120 || bad "no panic"
-	! until_line '*' 5 || until_line '*end Kernel panic*' 5 || bad "it went on"
+	! until_line '*' 5 || until_line '*end Kernel panic*' 60 || bad "it went on"
 	kill -TERM "$pid"
-	ended 0 10
+	ended 0 60
 	silent
 }

@@ -49,7 +49,7 @@ net_up() {
 	gw=$(arg gw 10.0.2.2)
 	case $how in
 	dhcp)
-		udhcpc -i eth0 -q -n -t 5 -T 2 >/dev/null 2>&1 ||
+		udhcpc -i eth0 -q -n -t 30 -T 2 >/dev/null 2>&1 ||
 			fail "no DHCP answer on eth0"
 		return 0
 		;;
