@@ -30,7 +30,7 @@ esac
 io() {
 	case $kind in
 	rng) dd if=/dev/hwrng of=/dev/null bs=512 count="$1" 2>/dev/null ;;
-	net) ping -q -c "$1" -i 0.02 -W 5 "$(arg gw 10.0.2.2)" >/dev/null ;;
+	net) ping -q -c "$1" -i 0.02 -W 30 "$(arg gw 10.0.2.2)" >/dev/null ;;
 	esac
 }
 
@@ -43,11 +43,22 @@ tell irq "$irq" "$dev" "$(sed -n "s/^ *$irq:[ 0-9]*//p" /proc/interrupts)"
 # counts: what each CPU has seen of it, one word a CPU.
 counts() { sed -n "s/^ *$irq:\(\( *[0-9]\+\)\{$cpus\}\) .*/\1/p" /proc/interrupts; }
 
-# move CPU: send it there, and let one interrupt pass: a masked or an edge
-# interrupt may be moved only when the next one arrives.
+# move CPU: send it there, and let interrupts pass until it is there: a masked or an
+# edge interrupt may be moved only when the next one arrives, and not while the CPU
+# that it left last has yet to clean up. I/O does not always bring one: the network's
+# driver may still be polling.
 move() {
 	echo "$1" >"/proc/irq/$irq/smp_affinity_list" || fail "irq $irq cannot be moved to CPU $1"
-	io 1 || fail "I/O failed after irq $irq was moved to CPU $1"
+	tries=1000
+	while
+		io 1 || fail "I/O failed after irq $irq was moved to CPU $1"
+		read -r at <"/proc/irq/$irq/effective_affinity_list"
+		[ "$at" != "$1" ]
+	do
+		tries=$((tries - 1))
+		[ $tries -gt 0 ] || fail "irq $irq was moved to CPU $1 and stays on CPU $at"
+		usleep 50000
+	done
 }
 
 # check CPU: do I/O; the counts must grow there and only there.
@@ -88,13 +99,18 @@ while [ "$moves" -gt 0 ]; do
 	moves=$((moves - 1))
 	usleep 5000
 done
-tries=600
+# It may take long, but not a minute without an interrupt.
+tries=0 last=
 while kill -0 $load 2>/dev/null; do
-	tries=$((tries - 1))
-	if [ $tries -le 0 ]; then
-		cat /proc/interrupts
-		fail "I/O stopped while irq $irq was being moved: an interrupt was lost"
+	if [ $tries -eq 0 ]; then
+		now=$(counts)
+		if [ "$now" = "$last" ]; then
+			cat /proc/interrupts
+			fail "I/O stopped while irq $irq was being moved: an interrupt was lost"
+		fi
+		last=$now tries=600
 	fi
+	tries=$((tries - 1))
 	usleep 100000
 done
 wait $load || fail "I/O failed while irq $irq was being moved"
