@@ -73,12 +73,15 @@ bad() {
 	return 1
 }
 
+# lives: QEMU does; one that has gone to the background is told by its file.
+lives() { kill -0 "$vm" 2>/dev/null || kill -0 "$(cat "$work/pid" 2>/dev/null)" 2>/dev/null; }
+
 # until_seen LOG PATTERN [COUNT]: wait until COUNT (1) lines of it match.
 until_seen() {
 	local end=$((SECONDS + limit))
 	while [ "$(grep -cE "$2" "$work/$1" 2>/dev/null)" -lt "${3-1}" ]; do
 		[ $SECONDS -lt $end ] || { bad "'$2' was not seen in $1 within $limit s"; return 1; }
-		[ -z "$vm" ] || kill -0 "$vm" 2>/dev/null || { bad "QEMU ended before '$2' in $1"; return 1; }
+		[ -z "$vm" ] || lives || { bad "QEMU ended before '$2' in $1"; return 1; }
 		sleep 0.05
 	done
 }
