@@ -191,7 +191,7 @@ static void fence(struct world *w, int vm)
 	if (world_quiet(w, vm, KVM_IRQFD, &f))
 		return;
 	eventfd_write(w->fence, 1);
-	for (unsigned n = 0; poll(&p, 1, 0) == 1 && n < 20000; n++)
+	for (unsigned n = 0; poll(&p, 1, 0) == 1 && n < 200000; n++)
 		usleep(n < 100 ? 0 : 100);
 	f.flags = KVM_IRQFD_FLAG_DEASSIGN;
 	(void)world_quiet(w, vm, KVM_IRQFD, &f);

@@ -12,5 +12,5 @@ for target in tests/fuzz/*.c; do
 	walk) runs=1000 ;;
 	*) runs=2000 ;;
 	esac
-	test_one "fuzz: $target" 60 tests/fuzz/run "$target" check "$runs"
+	test_one "fuzz: $target" 600 tests/fuzz/run "$target" check "$runs"
 done
