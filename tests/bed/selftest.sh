@@ -59,7 +59,7 @@ ended() {
 	exec {from}<&-
 	if kill -0 "$pid" 2>/dev/null; then
 		# The output has ended; give the process a moment to follow.
-		timeout 5 tail --pid="$pid" -f /dev/null || kill -9 "$pid" 2>/dev/null || true
+		timeout 60 tail --pid="$pid" -f /dev/null || kill -9 "$pid" 2>/dev/null || true
 	fi
 	status=0
 	wait "$pid" 2>/dev/null || status=$?
@@ -195,7 +195,7 @@ t_guest_flush() {
 	boot belfry.script=flush
 	until_line 'guest: flushed' 60 || bad "never flushed"
 	kill -9 "$pid"
-	ended 10
+	ended 60
 	# 1: the journal was replayed, all is well.
 	e2fsck -fy -E journal_only "$work/root.ext4" >"$work/fsck" 2>&1 || [ $? = 1 ] || bad "fsck: $(cat "$work/fsck")"
 	[ "$(debugfs -R 'cat /data/flushed' "$work/root.ext4" 2>/dev/null | sha256sum | cut -d ' ' -f 1)" = \
@@ -259,7 +259,7 @@ t_guest_net_bad_sum() {
 
 # --- the nested bed
 
-nested() { start scripts/nested --timeout 120 "$@"; ended 130; }
+nested() { start scripts/nested --timeout 300 "$@"; ended 330; }
 # exits STATUS: it did.
 exits() { [ "$status" = "$1" ] || bad "status $status, should be $1"; }
 
@@ -299,7 +299,7 @@ t_bed_tty() {
 	# script gives it a terminal here; the command must have one there.
 	mkfifo "$work/keys"
 	exec {keys}<>"$work/keys"
-	start script -qfec "stty rows 33 cols 111; exec scripts/nested --timeout 120 --interactive -- sh -c \
+	start script -qfec "stty rows 33 cols 111; exec scripts/nested --timeout 300 --interactive -- sh -c \
 		'stty size; tty; trap \"echo interrupted; exit 9\" INT; echo ready; read line; echo got-\$line; sleep 60'" \
 		/dev/null <"$work/keys"
 	until_line ready 60 || bad "not ready"
@@ -319,8 +319,8 @@ t_bed_tty() {
 	said '^33 111' && said '^/dev/ttyS0' && said $'^got-a\001xb' && said interrupted
 }
 t_bed_timeout() {
-	start scripts/nested --timeout 15 -- sh -c 'echo started; sleep 100'
-	ended 60
+	start scripts/nested --timeout 60 -- sh -c 'echo started; sleep 1000'
+	ended 120
 	exits 124
 	said '^started' && said 'the command was still running' && said '^CPU#0' && said 'HLT=1'
 }
