@@ -405,7 +405,7 @@ static void test_fork_in_the_middle(void **state)
 		if (!pid) {
 			int fd;
 
-			alarm(30);
+			alarm(60);
 			fd = open(node(), O_RDWR | O_CLOEXEC);
 			_exit(fd < 0 || close(fd));
 		}
