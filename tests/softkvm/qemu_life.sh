@@ -229,6 +229,7 @@ debug() {
 	at=0x$(answer 'sed -n "s/ T ksys_write$//p" /proc/kallsyms')
 	cat >"$work/script" <<-END
 		set pagination off
+		set remotetimeout 60
 		set architecture i386:x86-64
 		target remote $work/gdb
 		hbreak *$at
