@@ -314,7 +314,7 @@ static void serve_honestly(struct bed *b)
 	}
 	(void)driver_add(&b->d, queue, s, nr);
 	driver_kick(&b->d, queue);
-	FUZZ_CHECK(driver_wait(&b->d, queue, 1, 60000), "the device does not answer after a reset");
+	FUZZ_CHECK(driver_wait(&b->d, queue, 1), "the device does not answer after a reset");
 	if (b->kind == BLK)
 		FUZZ_CHECK(!*(uint8_t *)driver_mem(&b->d, at + 2048, 1), "status %u",
 			   *(uint8_t *)driver_mem(&b->d, at + 2048, 1));

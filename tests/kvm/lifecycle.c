@@ -154,7 +154,6 @@ static void pause_in_string(void **state)
 			machine_resume(m);
 		}
 		pauses += string_pauses(m, &x);
-		print_message("  %u pauses\n", pauses);
 		assert_int_equal(x.n, LEN);
 		assert_int_equal(x.wrong, 0);
 		for (unsigned i = 0; i < LEN; i++)

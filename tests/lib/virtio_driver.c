@@ -4,6 +4,8 @@
 #include <linux/virtio_pci.h>
 #include <stdlib.h>
 
+#define PATIENCE (60 * NSEC_PER_SEC)
+
 static uint64_t cap_address(struct virtio_driver *d, uint8_t type, unsigned *cap)
 {
 	for (unsigned n = 0;; n++) {
@@ -232,9 +234,9 @@ bool driver_is_broken(struct virtio_driver *d)
 	return driver_status(d) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
-bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n, unsigned ms)
+bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n)
 {
-	uint64_t until = clock_ns() + ms * 1000000ull;
+	uint64_t until = clock_ns() + PATIENCE;
 
 	while (driver_used(d, queue) < n) {
 		if (clock_ns() > until || driver_is_broken(d))
@@ -244,9 +246,9 @@ bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n, unsigned m
 	return true;
 }
 
-bool driver_wait_broken(struct virtio_driver *d, unsigned ms)
+bool driver_wait_broken(struct virtio_driver *d)
 {
-	uint64_t until = clock_ns() + ms * 1000000ull;
+	uint64_t until = clock_ns() + PATIENCE;
 
 	while (!driver_is_broken(d)) {
 		if (clock_ns() > until)

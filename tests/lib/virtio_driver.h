@@ -53,10 +53,10 @@ uint16_t driver_add(struct virtio_driver *d, unsigned queue, const struct segmen
 void driver_kick(struct virtio_driver *d, unsigned queue);
 /* Entries used and not yet taken. */
 unsigned driver_used(struct virtio_driver *d, unsigned queue);
-/* Run the machine's loop until there are n of them; false after ms, or if the device breaks. */
-bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n, unsigned ms);
-/* Run it until the device says that it needs a reset; false after ms. */
-bool driver_wait_broken(struct virtio_driver *d, unsigned ms);
+/* Run the machine's loop until there are n of them; false after a minute, or if the device breaks. */
+bool driver_wait(struct virtio_driver *d, unsigned queue, unsigned n);
+/* Run it until the device says that it needs a reset; false after a minute. */
+bool driver_wait_broken(struct virtio_driver *d);
 bool driver_is_broken(struct virtio_driver *d);
 /* Take the next used entry. */
 uint32_t driver_take(struct virtio_driver *d, unsigned queue, uint16_t *head);

@@ -108,7 +108,7 @@ void full_drive(struct full_machine *f)
 
 static void expect(struct virtio_driver *d, unsigned queue, unsigned nr)
 {
-	if (!driver_wait(d, queue, nr, 60000))
+	if (!driver_wait(d, queue, nr))
 		fail_msg("the device in slot %u does not answer", d->slot);
 	while (nr--)
 		driver_take(d, queue, NULL);

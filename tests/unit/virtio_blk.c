@@ -89,7 +89,7 @@ static uint8_t send_chain(struct bed *b, const struct segment *s, unsigned nr, u
 	*status(b) = STATUS_NONE;
 	head = driver_add(&b->d, 0, s, nr);
 	driver_kick(&b->d, 0);
-	assert_true(driver_wait(&b->d, 0, 1, 60000));
+	assert_true(driver_wait(&b->d, 0, 1));
 	len = driver_take(&b->d, 0, &used);
 	assert_int_equal(used, head);
 	assert_int_equal(driver_used(&b->d, 0), 0);
@@ -322,7 +322,7 @@ static void test_broken_ring(void **state)
 		for (unsigned round = 0; round < 3; round++) {
 			driver_add(&b.d, 0, outside, 2);
 			driver_kick(&b.d, 0);
-			assert_true(driver_wait_broken(&b.d, 60000));
+			assert_true(driver_wait_broken(&b.d));
 			bed_start(&b, &beds[i]);
 			assert_int_equal(request(&b, VIRTIO_BLK_T_IN, 11, 512, NULL), VIRTIO_BLK_S_OK);
 		}
@@ -403,7 +403,7 @@ static void test_pause(void **state)
 						  PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
 			}
 			for (unsigned q = 0; q < 2; q++) {
-				assert_true(driver_wait(&b.d, q, 30, 60000));
+				assert_true(driver_wait(&b.d, q, 30));
 				assert_int_equal(driver_used(&b.d, q), 30);
 				while (driver_used(&b.d, q))
 					driver_take(&b.d, q, NULL);
@@ -467,7 +467,7 @@ static void test_many(void **state)
 			}
 			for (unsigned q = 0; q < 4; q++) {
 				driver_kick(&b.d, q);
-				assert_true(driver_wait(&b.d, q, 20, 60000));
+				assert_true(driver_wait(&b.d, q, 20));
 				assert_int_equal(driver_used(&b.d, q), 20);
 				while (driver_used(&b.d, q))
 					driver_take(&b.d, q, NULL);
@@ -509,7 +509,7 @@ static void test_dice(void **state)
 			}
 			driver_add(&b.d, 0, s, nr);
 			driver_kick(&b.d, 0);
-			if (driver_wait(&b.d, 0, 1, 60000)) {
+			if (driver_wait(&b.d, 0, 1)) {
 				assert_int_equal(driver_used(&b.d, 0), 1);
 				driver_take(&b.d, 0, NULL);
 			} else {
@@ -540,7 +540,7 @@ static void test_same_buffer(void **state)
 			driver_add(&b.d, 0, s, 3);
 		}
 		driver_kick(&b.d, 0);
-		assert_true(driver_wait(&b.d, 0, 8, 60000));
+		assert_true(driver_wait(&b.d, 0, 8));
 		while (driver_used(&b.d, 0))
 			driver_take(&b.d, 0, NULL);
 	}
@@ -573,7 +573,7 @@ static void test_no_slot(void **state)
 				if (!half)
 					driver_step(&b.d); /* taken, and surely not yet answered */
 			}
-			assert_true(driver_wait(&b.d, 0, 16, 60000));
+			assert_true(driver_wait(&b.d, 0, 16));
 			while (driver_used(&b.d, 0))
 				driver_take(&b.d, 0, NULL);
 		}
