@@ -12,24 +12,26 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-static inline unsigned count_dir(const char *path)
+static inline DIR *dir_open(const char *path)
 {
 	DIR *d = opendir(path);
-	unsigned n = 0;
 
 	if (!d) {
 		perror(path);
 		abort();
 	}
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
+	return d;
 }
 
 static inline unsigned open_fds(void)
 {
-	return count_dir("/proc/self/fd");
+	DIR *d = dir_open("/proc/self/fd");
+	unsigned n = 0;
+
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
 }
 
 /* R, S, t, ... of any process's thread, as /proc says, with its flags; X: it has none. */
@@ -66,13 +68,9 @@ static inline unsigned threads(void)
 	unsigned n;
 
 	do {
-		DIR *d = opendir("/proc/self/task");
+		DIR *d = dir_open("/proc/self/task");
 		struct dirent *e;
 
-		if (!d) {
-			perror("/proc/self/task");
-			abort();
-		}
 		n = 0;
 		leaving = false;
 		while ((e = readdir(d))) {
