@@ -158,7 +158,7 @@ void engine_vcpu_cpuid_changed(struct engine_vcpu *v);
 enum engine_kick {
 	ENGINE_KICK_INTR = 1, /* ask intr_take when the guest can take an interrupt */
 	ENGINE_KICK_EXIT = 2, /* leave engine_run() with ENGINE_EXIT_INTR */
-	ENGINE_KICK_NMI = 4,  /* one NMI; two can wait, more are merged */
+	ENGINE_KICK_NMI = 4,  /* take the NMIs that were queued */
 };
 
 /*
@@ -168,6 +168,13 @@ enum engine_kick {
  * the next entry.
  */
 void engine_vcpu_kick(struct engine_vcpu *v, enum engine_kick what);
+
+/*
+ * One NMI more; two can wait, more are merged (SDM vol. 3, "Nonmaskable Interrupt (NMI)"). It
+ * is taken at the next ENGINE_KICK_NMI, engine_get_events() or engine_set_events(), which
+ * discards it. Any thread; takes no lock.
+ */
+void engine_vcpu_queue_nmi(struct engine_vcpu *v);
 
 /* Take back a pending ENGINE_KICK_EXIT. */
 void engine_vcpu_unkick(struct engine_vcpu *v, enum engine_kick what);

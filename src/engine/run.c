@@ -115,9 +115,12 @@ void engine_vcpu_destroy(struct engine_vcpu *v)
 
 void engine_vcpu_kick(struct engine_vcpu *v, enum engine_kick what)
 {
-	if (what & ENGINE_KICK_NMI)
-		atomic_fetch_add(&v->nmi_queued, 1);
 	atomic_fetch_or(&v->attn, (uint32_t)what);
+}
+
+void engine_vcpu_queue_nmi(struct engine_vcpu *v)
+{
+	atomic_fetch_add(&v->nmi_queued, 1);
 }
 
 void engine_vcpu_unkick(struct engine_vcpu *v, enum engine_kick what)

@@ -295,8 +295,7 @@ static int nmi(void *obj, uintptr_t arg)
 {
 	V;
 
-	engine_vcpu_kick(v->cpu, ENGINE_KICK_NMI);
-	vcpu_request(v, REQ_NMI);
+	vcpu_queue_nmi(v);
 	return 0;
 }
 

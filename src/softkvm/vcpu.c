@@ -226,6 +226,13 @@ void vcpu_request(struct soft_vcpu *v, uint32_t request)
 	vcpu_wake(v);
 }
 
+/* The guest takes it only when the request is served: one that came later would end a halt for nothing. */
+void vcpu_queue_nmi(struct soft_vcpu *v)
+{
+	engine_vcpu_queue_nmi(v->cpu);
+	vcpu_request(v, REQ_NMI);
+}
+
 void vcpu_attention(struct soft_vcpu *v)
 {
 	/* INIT and SIPI do not wait until the guest allows interrupts. */

@@ -15,7 +15,7 @@
 /* Work to do before the next entry, set by anybody. */
 #define REQ_SCAN_EOI	BIT(0) /* vmchips_scan_eois() */
 #define REQ_EVENT	BIT(1) /* look at the APIC and the PIC */
-#define REQ_NMI		BIT(2) /* nmi_arrived counts them */
+#define REQ_NMI		BIT(2) /* NMIs were queued in the engine */
 #define REQ_UNHALT	BIT(3) /* the PV kick */
 #define REQ_CLOCK	BIT(4) /* write the guest's clock page */
 #define REQ_STEAL	BIT(5)
@@ -148,6 +148,8 @@ static inline void vcpu_set_activity(struct soft_vcpu *v, uint32_t mp_state)
 void vcpu_attention(struct soft_vcpu *v);
 /* Leave the guest and do REQ_* first. */
 void vcpu_request(struct soft_vcpu *v, uint32_t request);
+/* An NMI. Any thread. */
+void vcpu_queue_nmi(struct soft_vcpu *v);
 /* Set the vector in its descriptor and send the notification, if one is due (v->posting). */
 void vcpu_post(struct soft_vcpu *v, uint8_t vector, bool urgent);
 /* Only wake its thread. Also in a signal's handler on that thread. */

@@ -53,10 +53,7 @@ static void post(void *opaque, uint8_t vector)
 
 static void nmi(void *opaque)
 {
-	struct soft_vcpu *v = opaque;
-
-	engine_vcpu_kick(v->cpu, ENGINE_KICK_NMI);
-	vcpu_request(v, REQ_NMI);
+	vcpu_queue_nmi(opaque);
 }
 
 static void unhalt(void *opaque)

@@ -100,6 +100,8 @@ static int do_requests(struct soft_vcpu *v)
 		vcpu_sync_irr(v);
 		vmchips_scan_eois(v);
 	}
+	if (req & REQ_NMI)
+		engine_vcpu_kick(v->cpu, ENGINE_KICK_NMI);
 	if (req & REQ_UNHALT)
 		v->unhalted = true;
 	if (req & (REQ_NMI | REQ_UNHALT) && vcpu_is_halted(v))

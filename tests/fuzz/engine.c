@@ -333,8 +333,10 @@ static void run(struct bed *b, uint8_t kind)
 	for (unsigned n = 0; n < MAX_RUNS && on; n++) {
 		if (kind & 1 && n == 5)
 			engine_vcpu_kick(b->v, ENGINE_KICK_INTR);
-		if (kind & 2 && n == 9)
+		if (kind & 2 && n == 9) {
+			engine_vcpu_queue_nmi(b->v);
 			engine_vcpu_kick(b->v, ENGINE_KICK_NMI);
+		}
 		r = engine_run(b->v, &x);
 		if (!r && x.reason == ENGINE_EXIT_NO_CODE && code_outside(b))
 			break;

@@ -489,6 +489,12 @@ static void masked_interrupts_wait_and_window_opens(void **state)
 SNIPPET(tf, "nop\nnop\nnop\nint3");
 SNIPPET(iretq_, "iretq");
 
+static void nmi(struct engine_vcpu *v)
+{
+	engine_vcpu_queue_nmi(v);
+	engine_vcpu_kick(v, ENGINE_KICK_NMI);
+}
+
 /* Two can wait; the second comes when the first one's handler is left. */
 static void two_nmis_can_wait(void **state)
 {
@@ -500,13 +506,13 @@ static void two_nmis_can_wait(void **state)
 	PUT(e, LOAD + 64, iretq_);
 	env_start(e, 0, 0, LOAD, ENV_KSTACK);
 	for (int i = 0; i < 5; i++)
-		engine_vcpu_kick(e->cpu[0], ENGINE_KICK_NMI);
+		nmi(e->cpu[0]);
 	assert_int_equal(env_run(e, 0, &x), 2);
 	engine_get_events(e->cpu[0], &ev);
 	assert_int_equal(ev.nmi.pending, 1);
 	assert_int_equal(ev.nmi.masked, 1);
 	/* one more is merged with it */
-	engine_vcpu_kick(e->cpu[0], ENGINE_KICK_NMI);
+	nmi(e->cpu[0]);
 	set_rip(e, LOAD + 64);
 	assert_int_equal(env_run(e, 0, &x), 2);
 	set_rip(e, LOAD + 64);
