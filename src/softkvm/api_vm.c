@@ -11,7 +11,6 @@
 #include "softkvm/vcpu.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define VM struct soft_vm *vm = obj
 
@@ -330,24 +329,18 @@ static int set_boot_cpu_id(void *obj, uintptr_t arg)
 	return r;
 }
 
-static uint64_t realtime_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
-}
-
 static int get_clock(void *obj, uintptr_t arg)
 {
 	VM;
 	struct kvm_clock_data *c = (void *)arg;
+	struct clock_sample now = clock_sample();
 
-	memset(c, 0, sizeof(*c));
-	c->host_tsc = host_tsc();
-	c->clock = clock_ns() + (uint64_t)READ_ONCE(vm->clock_offset);
-	c->realtime = realtime_ns();
-	c->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+	*c = (struct kvm_clock_data){
+		.clock = now.ns + (uint64_t)READ_ONCE(vm->clock_offset),
+		.realtime = now.realtime,
+		.host_tsc = now.tsc,
+		.flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+	};
 	return 0;
 }
 
@@ -355,18 +348,15 @@ static int set_clock(void *obj, uintptr_t arg)
 {
 	VM;
 	struct kvm_clock_data *c = (void *)arg;
+	struct clock_sample now = clock_sample();
 	uint64_t clock = c->clock;
 
 	if (c->flags & ~(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
 		return -EINVAL;
 	/* Time went on in the world since it was read there. */
-	if (c->flags & KVM_CLOCK_REALTIME) {
-		uint64_t now = realtime_ns();
-
-		if (now > c->realtime)
-			clock += now - c->realtime;
-	}
-	WRITE_ONCE(vm->clock_offset, (int64_t)(clock - clock_ns()));
+	if (c->flags & KVM_CLOCK_REALTIME && now.realtime > c->realtime)
+		clock += now.realtime - c->realtime;
+	WRITE_ONCE(vm->clock_offset, (int64_t)(clock - now.ns));
 	vm_request_all(vm, REQ_CLOCK);
 	return 0;
 }

@@ -11,7 +11,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CLOCK_ENABLE 1ull
@@ -85,7 +84,7 @@ static void write_wall_clock(struct soft_vcpu *v, gpa_t gpa)
 {
 	struct soft_vm *vm = v->vm;
 	struct pvclock_wall_clock_fields { uint32_t version, sec, nsec; } w;
-	struct timespec now;
+	struct clock_sample now;
 	uint64_t boot;
 
 	if (!gpa || guest_read(&vm->mem, gpa, &w.version, sizeof(w.version)))
@@ -93,9 +92,8 @@ static void write_wall_clock(struct soft_vcpu *v, gpa_t gpa)
 	w.version += w.version & 1 ? 2 : 1;
 	if (guest_write(&vm->mem, &v->ring, gpa, &w.version, sizeof(w.version)))
 		return;
-	clock_gettime(CLOCK_REALTIME, &now);
-	boot = (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec -
-	       (clock_ns() + (uint64_t)READ_ONCE(vm->clock_offset));
+	now = clock_sample();
+	boot = now.realtime - (now.ns + (uint64_t)READ_ONCE(vm->clock_offset));
 	w.sec = (uint32_t)(boot / NSEC_PER_SEC);
 	w.nsec = (uint32_t)(boot % NSEC_PER_SEC);
 	(void)!guest_write(&vm->mem, &v->ring, gpa, &w, sizeof(w));
@@ -116,16 +114,16 @@ void pv_update_clock(struct soft_vcpu *v)
 	struct memslots *mem = &v->vm->mem;
 	gpa_t gpa = v->pv.system_time_msr & ~CLOCK_ENABLE;
 	struct vcpu_time t = { .flags = 1 }; /* PVCLOCK_TSC_STABLE_BIT */
-	uint64_t tsc, ns;
+	struct clock_sample now;
 
 	if (!(v->pv.system_time_msr & CLOCK_ENABLE))
 		return;
-	tsc_sample(&tsc, &ns);
+	now = clock_sample();
 	if (v->pv.clock_paused)
 		t.flags |= 2; /* PVCLOCK_GUEST_STOPPED */
 	v->pv.clock_paused = false;
-	t.tsc_timestamp = vcpu_tsc_at(v, tsc);
-	t.system_time = ns + (uint64_t)READ_ONCE(v->vm->clock_offset);
+	t.tsc_timestamp = vcpu_tsc_at(v, now.tsc);
+	t.system_time = now.ns + (uint64_t)READ_ONCE(v->vm->clock_offset);
 	tsc_pvclock_scale(vcpu_tsc_rate(v), &t.tsc_to_system_mul, &t.tsc_shift);
 	/* Odd while it is written: another CPU may be reading it, or be stopped in the middle of that. */
 	if (guest_read(mem, gpa, &t.version, sizeof(t.version)))

@@ -4,24 +4,30 @@
 
 #define MEASURE_NS 8000000ull
 
-void tsc_sample(uint64_t *tsc, uint64_t *ns)
+struct clock_sample clock_sample(void)
 {
+	struct clock_sample s = { 0 };
 	uint64_t best = UINT64_MAX;
 
 	for (int i = 0; i < 16; i++) {
-		uint64_t a = host_tsc(), t = clock_ns(), b = host_tsc();
+		uint64_t a = host_tsc(), t = clock_ns(), b;
+		struct timespec ts;
 
+		clock_gettime(CLOCK_REALTIME, &ts);
+		b = host_tsc();
 		if (b - a < best) {
 			best = b - a;
-			*tsc = a + (b - a) / 2;
-			*ns = t;
+			s.tsc = a + (b - a) / 2;
+			s.ns = t;
+			s.realtime = (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
 		}
 	}
+	return s;
 }
 
 uint32_t tsc_khz_find(void)
 {
-	uint64_t tsc0, ns0, tsc1, ns1;
+	struct clock_sample from, to;
 	unsigned a, b, c, d;
 
 	/* Hypervisors' timing leaf, and SDM "CPUID—TSC and Nominal Core Crystal Clock". */
@@ -36,11 +42,11 @@ uint32_t tsc_khz_find(void)
 	}
 	if (__get_cpuid_count(0x15, 0, &a, &b, &c, &d) && a && b && c)
 		return (uint32_t)((uint64_t)c * b / a / 1000);
-	tsc_sample(&tsc0, &ns0);
+	from = clock_sample();
 	do
-		tsc_sample(&tsc1, &ns1);
-	while (ns1 - ns0 < MEASURE_NS);
-	return (uint32_t)((tsc1 - tsc0) * 1000000 / (ns1 - ns0));
+		to = clock_sample();
+	while (to.ns - from.ns < MEASURE_NS);
+	return (uint32_t)((to.tsc - from.tsc) * 1000000 / (to.ns - from.ns));
 }
 
 void tsc_pvclock_scale(uint32_t khz, uint32_t *mul, int8_t *shift)

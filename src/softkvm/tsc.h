@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The host's time stamp counter: its rate and its relation to CLOCK_MONOTONIC.
+ * The host's time stamp counter: its rate and its relation to the clocks.
  */
 #ifndef BELFRY_SOFTKVM_TSC_H
 #define BELFRY_SOFTKVM_TSC_H
@@ -14,8 +14,13 @@ static inline uint64_t host_tsc(void)
 /* kHz: from CPUID where it tells, else measured (takes some ms). */
 uint32_t tsc_khz_find(void);
 
-/* Both at one time (clock_ns()): the narrowest of some tries, so that a preemption does not count. */
-void tsc_sample(uint64_t *tsc, uint64_t *ns);
+/* The host's clocks at one time: its TSC, CLOCK_MONOTONIC (clock_ns()) and CLOCK_REALTIME, both in ns. */
+struct clock_sample {
+	uint64_t tsc, ns, realtime;
+};
+
+/* The narrowest of some tries, so that a preemption between two of the clocks does not count. */
+struct clock_sample clock_sample(void);
 
 /* Cycles to ns, without overflow. */
 static inline uint64_t tsc_to_ns(uint64_t cycles, uint32_t khz)

@@ -6,6 +6,8 @@
  */
 #include "../lib/check.h"
 #include "../lib/pair_guest.h"
+#include <signal.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #define MSR_TSC	       0x10
@@ -351,6 +353,46 @@ static void kvmclock_goes_as_ever(void **state)
 	side_end(&s);
 }
 
+static void held_up(int sig)
+{
+	for (uint64_t t = clock_ns(); clock_ns() - t < 200000;)
+		;
+}
+
+/* Whatever comes between: a thread that is held up reads no clock earlier than another. */
+static void the_clocks_are_read_at_one_time(void **state)
+{
+	struct sigevent on = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
+	struct itimerspec often = { .it_interval.tv_nsec = 300000, .it_value.tv_nsec = 300000 };
+	struct sigaction old, sa = { .sa_handler = held_up, .sa_flags = SA_RESTART };
+	struct kvm_clock_data c, before = { 0 };
+	uint64_t began = clock_ns();
+	uint32_t khz;
+	struct side s;
+	timer_t timer;
+
+	side_begin(&s, true);
+	khz = (uint32_t)side_ioctl_val(&s, s.vm, KVM_GET_TSC_KHZ, 0);
+	sigaction(SIGALRM, &sa, &old);
+	assert_int_equal(timer_create(CLOCK_MONOTONIC, &on, &timer), 0);
+	assert_int_equal(timer_settime(timer, 0, &often, NULL), 0);
+	while (clock_ns() - began < NSEC_PER_SEC / 4) {
+		assert_int_equal(side_ioctl(&s, s.vm, KVM_GET_CLOCK, &c), 0);
+		if (before.clock) {
+			int64_t ns = (int64_t)(c.clock - before.clock);
+			int64_t real = (int64_t)(c.realtime - before.realtime);
+			int64_t cycles = (int64_t)((c.host_tsc - before.host_tsc) * 1000000 / khz);
+
+			assert_in_range(llabs(real - ns), 0, 100000);
+			assert_in_range(llabs(cycles - ns), 0, 100000 + ns / 100);
+		}
+		before = c;
+	}
+	timer_delete(timer);
+	sigaction(SIGALRM, &old, NULL);
+	side_end(&s);
+}
+
 /* x2APIC, its timer at vector 40h by the TSC: 81h, then ESI:EDI cycles from now, then 80h. */
 __asm__(".pushsection .rodata\n.code16\ndeadline_code:\n"
 	"movl $0x1b,%ecx\n rdmsr\n orl $0xc00,%eax\n wrmsr\n"
@@ -415,6 +457,7 @@ int main(void)
 		cmocka_unit_test(the_tsc_and_its_adjustment),
 		cmocka_unit_test(tscs_of_a_vm_stay_in_step),
 		cmocka_unit_test(kvmclock_goes_as_ever),
+		cmocka_unit_test(the_clocks_are_read_at_one_time),
 		cmocka_unit_test(a_deadline_is_when_it_should_be),
 	};
 
