@@ -42,14 +42,13 @@ static bool in_text(struct tracer *t, uint64_t rip)
 /* The child's other threads have nothing to do, or wait for what the vCPU's holds. */
 static bool others_asleep(pid_t pid)
 {
+	struct dirent *e;
 	char path[64];
 	bool all = true;
-	struct dirent *e;
 	DIR *d;
 
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	d = opendir(path);
-	assert_non_null(d);
+	d = dir_open(path);
 	while (all && (e = readdir(d)))
 		if (isdigit((unsigned char)e->d_name[0]) && atoi(e->d_name) != pid)
 			all = thread_state(pid, atoi(e->d_name)) == 'S';
@@ -131,6 +130,15 @@ void tracer_finish(struct tracer *t, const char *where, unsigned k)
 {
 	tracer_go_on(t, PTRACE_CONT);
 	tracer_await_round(t, where, k);
+}
+
+void passed_add(struct passed *w, uint64_t rip)
+{
+	for (unsigned i = 0; i < w->n; i++)
+		if (w->rip[i] == rip)
+			return;
+	assert_true(w->n < ARRAY_SIZE(w->rip));
+	w->rip[w->n++] = rip;
 }
 
 /* Where it is: the child's code lies where ours does. */

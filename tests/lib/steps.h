@@ -100,6 +100,14 @@ void tracer_interrupt(struct tracer *t, pid_t tid, const char *where, unsigned k
 /* A breakpoint of a thread that is stopped; 0: none. */
 void tracer_break(pid_t tid, uint64_t rip);
 
+/* Instructions that were passed, each once, in the order in which they were met. */
+struct passed {
+	uint64_t rip[16384];
+	unsigned n;
+};
+
+void passed_add(struct passed *w, uint64_t rip);
+
 enum place { IN_KVM, IN_GUEST, ASLEEP };
 
 /* One instruction of the first. After a system call that does not come back it is asleep, and only there. */

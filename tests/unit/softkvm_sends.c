@@ -20,7 +20,6 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-#define WAY_MAX	   16384u
 #define STEPS_MAX  1000000u /* of one call, each time that an instruction is passed */
 #define SHORTLY_NS 3000000u /* the vCPU, if it can, has taken it by then */
 
@@ -44,31 +43,23 @@ static void partner_goes_on(struct tracer *t)
 	assert_int_equal(ptrace(PTRACE_CONT, t->partner, NULL, NULL), 0);
 }
 
-/* The call's instructions, each once, in their order: from its thread's read(2) to the next. */
-static unsigned find_way(struct tracer *t, enum event event, uint64_t *way)
+/* The call's instructions: from its thread's read(2) to the next. */
+static void find_way(struct tracer *t, enum event event, struct passed *way)
 {
 	uint64_t rip, after_read;
-	unsigned n = 0, steps = 0;
+	unsigned steps = 0;
 
 	tracer_go_on(t, PTRACE_CONT);
 	tracer_interrupt(t, t->partner, where, 0);
 	tracer_call(t, event);
 	/* A SYSCALL has two bytes. */
 	for (after_read = rip = partner_step(t); rip != after_read - 2; rip = partner_step(t)) {
-		unsigned i = 0;
-
 		if (steps++ == STEPS_MAX)
-			tracer_lost(t, where, n, "its call does not end");
-		while (i < n && way[i] != rip)
-			i++;
-		if (i < n)
-			continue;
-		assert_true(n < WAY_MAX);
-		way[n++] = rip;
+			tracer_lost(t, where, way->n, "its call does not end");
+		passed_add(way, rip);
 	}
 	partner_goes_on(t);
 	tracer_await_round(t, where, 0);
-	return n;
 }
 
 /* Its thread, which runs, stops at the instruction: true. False: it has made its call without, this time. */
@@ -162,10 +153,11 @@ static bool hold(struct tracer *t, enum event event, uint64_t rip, unsigned k)
 
 static void sweep(enum event event)
 {
-	static uint64_t way[WAY_MAX];
-	unsigned met = 0, n;
+	static struct passed way;
+	unsigned met = 0;
 	struct tracer t;
 
+	way.n = 0;
 	tracer_start(&t, false);
 	if (!tracer_attach(&t)) {
 		tracer_end(&t);
@@ -177,10 +169,11 @@ static void sweep(enum event event)
 	/* The first round knew nothing of it. */
 	tracer_happen(&t, EV_SIGNAL);
 	tracer_finish(&t, where, 0);
-	n = find_way(&t, event, way);
-	for (unsigned k = 0; k < n; k += every)
-		met += hold(&t, event, way[k], k);
-	printf("  %u instructions; at %u of %u it was taken before the call's end\n", n, met, (n + every - 1) / every);
+	find_way(&t, event, &way);
+	for (unsigned k = 0; k < way.n; k += every)
+		met += hold(&t, event, way.rip[k], k);
+	printf("  %u instructions; at %u of %u it was taken before the call's end\n", way.n, met,
+	       (way.n + every - 1) / every);
 	tracer_end(&t);
 	assert_true(met > 0);
 }

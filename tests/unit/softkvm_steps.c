@@ -15,8 +15,6 @@
 #include <stdio.h>
 #include <sys/wait.h>
 
-#define WAY_MAX 16384u
-
 static unsigned every = STEPS_EVERY;
 
 /* ---- the ways ------------------------------------------------------------------------------- */
@@ -56,11 +54,10 @@ static bool go_on_to_end(struct tracer *t, enum way w, uint64_t until)
 	return true;
 }
 
-/* The instructions on the way, each once, in their order. A signal ends the round. */
-static unsigned find_way(struct tracer *t, enum way w, uint64_t *way)
+/* A signal ends the round. */
+static void find_way(struct tracer *t, enum way w, struct passed *way)
 {
 	enum place at;
-	unsigned n = 0;
 
 	if (wakes(w)) {
 		while (tracer_step(t) == IN_KVM)
@@ -70,22 +67,13 @@ static unsigned find_way(struct tracer *t, enum way w, uint64_t *way)
 			tracer_lost(t, way_names[w], 0, "a signal");
 	}
 	/* A handler's first instruction may be one that the engine does by itself. */
-	while ((at = tracer_step(t)) == IN_KVM && !t->c.board->says) {
-		unsigned i = 0;
-
-		while (i < n && way[i] != t->rip)
-			i++;
-		if (i < n)
-			continue;
-		assert_true(n < WAY_MAX);
-		way[n++] = t->rip;
-	}
+	while ((at = tracer_step(t)) == IN_KVM && !t->c.board->says)
+		passed_add(way, t->rip);
 	tracer_happen(t, EV_SIGNAL);
 	if (at == ASLEEP)
-		tracer_await_round(t, way_names[w], n);
+		tracer_await_round(t, way_names[w], way->n);
 	else
-		tracer_finish(t, way_names[w], n);
-	return n;
+		tracer_finish(t, way_names[w], way->n);
 }
 
 enum met { MET, PAST, OVER };
@@ -151,19 +139,20 @@ static void end_round(struct tracer *t, enum event event, enum way w, unsigned k
 	}
 	if (event == EV_OTHER)
 		wait_taken(t, w, k);
-	if (b->result != (interrupted ? -EINTR : 0) || (!interrupted && (b->said & b->want) != b->want))
+	if (b->result != (interrupted ? -EINTR : 0) || (!interrupted && (b->said & b->want) != b->want)) {
 		fprintf(stderr, "  KVM_RUN: %d; the guest: %#x, wanted %#x\n", b->result, b->said, b->want);
-	if (b->result != (interrupted ? -EINTR : 0) || (!interrupted && (b->said & b->want) != b->want))
 		tracer_lost(t, way_names[w], k, "KVM_RUN said something else");
+	}
 }
 
 static void sweep(enum event event, enum way w)
 {
-	static uint64_t way[WAY_MAX];
-	unsigned met = 0, n;
+	static struct passed way;
+	unsigned met = 0;
 	struct tracer t;
 	struct board *b;
 
+	way.n = 0;
 	tracer_start(&t, w == TO_SLEEP_LED || w == AWAKE_LED);
 	if (!tracer_attach(&t)) {
 		tracer_end(&t);
@@ -181,9 +170,9 @@ static void sweep(enum event event, enum way w)
 		tracer_happen(&t, EV_SIGNAL);
 		tracer_finish(&t, way_names[w], 0);
 	}
-	n = find_way(&t, w, way);
-	for (unsigned k = 0; k < n; k += every) {
-		enum met m = run_to(&t, w, way[k]);
+	find_way(&t, w, &way);
+	for (unsigned k = 0; k < way.n; k += every) {
+		enum met m = run_to(&t, w, way.rip[k]);
 
 		if (m == OVER)
 			continue;
@@ -191,9 +180,9 @@ static void sweep(enum event event, enum way w)
 		tracer_happen(&t, event);
 		end_round(&t, event, w, k);
 	}
-	printf("  %s: %u instructions, held at %u\n", way_names[w], n, met);
+	printf("  %s: %u instructions, held at %u\n", way_names[w], way.n, met);
 	tracer_end(&t);
-	assert_true(met >= n / every / 2);
+	assert_true(met >= way.n / every / 2);
 }
 
 static void signal_comes(void **state)
