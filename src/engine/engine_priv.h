@@ -108,6 +108,7 @@ enum { TLB_R, TLB_W };
 #define ITLB_BITS  10
 #define ITLB_SIZE  (1u << ITLB_BITS)
 #define GROUP_MAX  32u	/* in a block */
+#define DEVICE_PAGES 8u
 #define TLB_NOTAG  (1ull << 63) /* no page number of 52 sign-extended bits looks so */
 #define RECENT_NONE (1ull << 63) /* not canonical, on the host neither */
 #define JC_SIZE	   65536u
@@ -214,6 +215,19 @@ struct xcomp {
 struct insn_slot;
 struct memo;
 struct cache;
+
+struct walk {
+	gpa_t gpa;
+	uint64_t page_size;
+	bool writable, user, global, nx, dirty;
+};
+
+/* Where a page that is not RAM was found by a walk: C needs it for each access, translated code has no use for it. */
+struct device_page {
+	uint64_t tag;	/* gva >> 12, arithmetic */
+	uint64_t epoch; /* good as long as drop_epoch is the same */
+	struct walk walk;
+};
 
 struct engine_vcpu {
 	/* translated code addresses these through GS */
@@ -347,6 +361,8 @@ struct engine_vcpu {
 	uint32_t saved_clock;
 	uint32_t write_modes;	  /* bit m: there may be write tags in tlb[m] */
 	uint32_t write_epoch;	  /* changes when write tags are dropped: saved ones are too */
+	uint64_t drop_epoch;	  /* changes when any tag is dropped */
+	struct device_page device[TM_COUNT][2][DEVICE_PAGES]; /* by the low bits of the page's number */
 	struct itlb_entry itlb[TM_COUNT][ITLB_SIZE];
 
 	uint8_t xsave[ENGINE_XSAVE_SIZE] __attribute__((aligned(64)));
@@ -495,11 +511,6 @@ bool xcr0_valid(const struct engine_vcpu *v, uint64_t x);
 void xcr0_put(struct engine_vcpu *v, uint64_t x);
 
 /* mmu.c */
-struct walk {
-	gpa_t gpa;
-	uint64_t page_size;
-	bool writable, user, global, nx, dirty;
-};
 /* Walk. write/fetch/mode say what for; sets A and D. X_FAULT: v->exc is #PF. */
 int mmu_walk(struct engine_vcpu *v, uint64_t lin, bool write, bool fetch, enum tlb_mode mode,
 	     bool peek, struct walk *w);

@@ -52,6 +52,7 @@ static void table_clear(struct tlb_entry *t)
 /* Some tag is about to go: what was taken from the tables goes too. */
 static void recent_forget(struct engine_vcpu *v)
 {
+	v->drop_epoch++;
 	for (unsigned int m = 0; m < TM_COUNT; m++) {
 		v->recent[m].page = RECENT_NONE;
 		v->recent[m].addend = 0;
@@ -194,18 +195,25 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 		   struct pageref *r)
 {
 	struct tlb_entry *t = &v->tlb[m][write ? TLB_W : TLB_R][tlb_index(lin, cls)];
+	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	struct device_page *d = &v->device[m][write ? TLB_W : TLB_R][tag % DEVICE_PAGES];
 	struct walk w;
 	int x;
 
-	if (t->tag == (uint64_t)((int64_t)lin >> 12)) {
+	if (t->tag == tag) {
 		r->host = (uint8_t *)(lin + t->addend);
 		r->slot = NULL; /* direct: nothing to note */
 		r->rom = NULL;
 		return X_NEXT;
 	}
-	x = mmu_walk(v, lin, write, false, m, false, &w);
-	if (x)
-		return x;
+	if (d->tag == tag && d->epoch == v->drop_epoch) {
+		w = d->walk;
+		w.gpa |= lin & 4095;
+	} else {
+		x = mmu_walk(v, lin, write, false, m, false, &w);
+		if (x)
+			return x;
+	}
 	r->gpa = w.gpa;
 	r->slot = slot_find(v, w.gpa);
 	r->host = NULL;
@@ -214,6 +222,8 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 		if (r->slot)
 			r->rom = slot_host(r->slot, w.gpa);
 		r->slot = NULL;
+		w.gpa &= PAGE_MASK_;
+		*d = (struct device_page){ .tag = tag, .epoch = v->drop_epoch, .walk = w };
 		return X_NEXT;
 	}
 	r->host = slot_host(r->slot, w.gpa);

@@ -49,6 +49,59 @@ static void device_memory_goes_out(void **state)
 	env_destroy(e);
 }
 
+SNIPPET(moves, "mov %eax,(%rdi)\nmov %eax,(%rdi)\nmov %r8,(%rsi)\ninvlpg (%rdi)\nmov %eax,(%rdi)\n"
+	       "mov %r9,(%rsi)\nmov %cr3,%rcx\nmov %rcx,%cr3\nmov %eax,(%rdi)\n"
+	       "mov %r10,(%rsi)\ninvlpg (%rdi)\nmov (%rdi),%ebx\nmov %eax,(%rdi)\nint3");
+
+/* Where a device's page is, is not looked up each time; but anew when the guest says that it has changed. */
+static void device_memory_moves(void **state)
+{
+	static uint8_t more[4096] __attribute__((aligned(4096)));
+	static const gpa_t to[] = { 0xfe000000, 0xfe000000, 0xfd000000, 0xfc000000, 0xfb000000 };
+	const struct engine_slot ram = { .gpa = 0xfe000000, .size = sizeof(more), .host = more };
+	struct env *e = env_create(1);
+	struct err err;
+
+	env_map(e, VA + 4096, PA, PTE_P_ | PTE_W_);
+	env_map(e, VA + 8192, (gpa_t)((uint8_t *)env_pte(e, VA) - e->ram) & ~0xfffull, PTE_P_ | PTE_W_);
+	for (unsigned int way = 0; way < ENV_WAYS; way++) {
+		engine_set_debug(e->cpu[0], ENGINE_DEBUG_BP | env_ways[way]);
+		env_map(e, VA, to[0], PTE_P_ | PTE_W_);
+		PUT(e, LOAD, moves);
+		env_start(e, 0, 0, LOAD, ENV_KSTACK);
+		set_gpr(e, 0, 7, VA);
+		set_gpr(e, 0, 6, VA + 8192 + (VA >> 9 & 0xff8));
+		set_gpr(e, 0, 8, to[2] | PTE_P_ | PTE_W_);
+		set_gpr(e, 0, 9, to[3] | PTE_P_ | PTE_W_ | PTE_G_);
+		/* what may still be read may not be written */
+		set_gpr(e, 0, 10, to[4] | PTE_P_);
+		e->mmio.n = 0;
+		assert_int_equal(env_run_through(e, 0), 14);
+		assert_int_equal(e->mmio.n, ARRAY_SIZE(to));
+		for (unsigned int i = 0; i < ARRAY_SIZE(to); i++) {
+			assert_int_equal(e->mmio.a[i].addr, to[i]);
+			assert_int_equal(e->mmio.a[i].write, i < 4);
+		}
+		/* memory comes where the device was, and goes */
+		for (unsigned int is_ram = 0; is_ram < 3; is_ram++) {
+			if (is_ram)
+				assert_int_equal(engine_vm_change_slot(e->vm, is_ram == 2 ? &ram.gpa : NULL,
+								       is_ram == 1 ? &ram : NULL, &err), 0);
+			env_map(e, VA, to[0], PTE_P_ | PTE_W_);
+			env_start(e, 0, 0, LOAD, ENV_KSTACK);
+			set_gpr(e, 0, 7, VA);
+			set_gpr(e, 0, 6, VA + 4096);
+			e->mmio.n = 0;
+			more[0] = 0;
+			set_gpr(e, 0, 0, 0x77);
+			assert_int_equal(env_run_through(e, 0), 256);
+			assert_int_equal(e->mmio.n, is_ram == 1 ? 0 : 6);
+			assert_int_equal(more[0], is_ram == 1 ? 0x77 : 0);
+		}
+	}
+	env_destroy(e);
+}
+
 static void ports_go_out(void **state)
 {
 	struct env *e = env_create(1);
@@ -520,6 +573,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(device_memory_goes_out),
+		cmocka_unit_test(device_memory_moves),
 		cmocka_unit_test(ports_go_out),
 		cmocka_unit_test(slots_are_read_only_logged_and_checked),
 		cmocka_unit_test(code_sees_its_own_stores),
