@@ -491,6 +491,35 @@ static int enable_cap(void *obj, uintptr_t arg)
 	return 0;
 }
 
+/*
+ * "KVM_GET_NESTED_STATE": a guest has no guests, so the header is all, as of an SVM that is not enabled.
+ * A monitor may ask without having looked at the capability.
+ */
+static int get_nested_state(void *obj, uintptr_t arg)
+{
+	struct kvm_nested_state s = {
+		.flags = KVM_STATE_NESTED_GIF_SET, .format = KVM_STATE_NESTED_FORMAT_SVM, .size = sizeof(s),
+	};
+	uint32_t room;
+
+	if (copy_from_user(&room, arg + offsetof(struct kvm_nested_state, size), sizeof(room)))
+		return -EFAULT;
+	if (room >= sizeof(s))
+		return copy_to_user(arg, &s, sizeof(s));
+	if (copy_to_user(arg + offsetof(struct kvm_nested_state, size), &s.size, sizeof(s.size)))
+		return -EFAULT;
+	return -E2BIG;
+}
+
+static int set_nested_state(void *obj, uintptr_t arg)
+{
+	const struct kvm_nested_state *s = (void *)arg;
+
+	if (s->size < sizeof(*s) || s->format != KVM_STATE_NESTED_FORMAT_SVM || s->flags != KVM_STATE_NESTED_GIF_SET)
+		return -EINVAL;
+	return 0;
+}
+
 static int get_stats_fd(void *obj, uintptr_t arg)
 {
 	V;
@@ -542,6 +571,8 @@ static const struct ioctl_row rows[] = {
 	{ KVM_X86_SETUP_MCE, setup_mce },
 	{ KVM_X86_SET_MCE, set_mce },
 	{ KVM_ENABLE_CAP, enable_cap },
+	{ KVM_GET_NESTED_STATE, get_nested_state, true },
+	{ KVM_SET_NESTED_STATE, set_nested_state },
 	{ KVM_GET_STATS_FD, get_stats_fd, true },
 };
 

@@ -641,12 +641,54 @@ static void test_kick_moves(void **state)
 	bed_destroy(&bed);
 }
 
+/* Monitors ask for it without a look at the capability; the state is one that has no nested guest. */
+static void test_no_nested_state(void **state)
+{
+	static const struct { uint16_t flags, format; uint32_t size; } bad[] = {
+		{ KVM_STATE_NESTED_GIF_SET, KVM_STATE_NESTED_FORMAT_SVM, sizeof(struct kvm_nested_state) - 1 },
+		{ KVM_STATE_NESTED_GIF_SET, KVM_STATE_NESTED_FORMAT_VMX, sizeof(struct kvm_nested_state) },
+		{ KVM_STATE_NESTED_GIF_SET | KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_FORMAT_SVM, 8192 },
+		{ 0, KVM_STATE_NESTED_FORMAT_SVM, sizeof(struct kvm_nested_state) },
+	};
+	struct kvm_nested_state n = { .size = sizeof(n) - 1, .flags = 0xabcd }, got;
+	struct kvmapi *api;
+	struct bed bed;
+	struct vm vm;
+	struct vcpu v;
+
+	bed_create(&bed);
+	api = &bed.api;
+	new_vm(&bed, &vm);
+	new_vcpu(&bed, &vm, 0, &v);
+	assert_int_equal(api->ops->ioctl(api->ctx, bed.sys.fd, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE), sizeof(n));
+	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, (uintptr_t)&n), -E2BIG);
+	assert_int_equal(n.size, sizeof(n));
+	assert_int_equal(n.flags, 0xabcd);
+	n.size = 8192;
+	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, (uintptr_t)&n), 0);
+	assert_int_equal(n.size, sizeof(n));
+	assert_int_equal(n.flags, KVM_STATE_NESTED_GIF_SET);
+	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_SET_NESTED_STATE, (uintptr_t)&n), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		got = n;
+		got.flags = bad[i].flags;
+		got.format = bad[i].format;
+		got.size = bad[i].size;
+		assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_SET_NESTED_STATE, (uintptr_t)&got), -EINVAL);
+	}
+	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, 8), -EFAULT);
+	vcpu_close(&v);
+	vm_destroy(&vm);
+	bed_destroy(&bed);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_states_move), cmocka_unit_test(test_tsc_stays_together),
 		cmocka_unit_test(test_clock_page_version_goes_on), cmocka_unit_test(test_nmi_moves),
 		cmocka_unit_test(test_kick_moves), cmocka_unit_test(test_tsc_moves_exactly),
+		cmocka_unit_test(test_no_nested_state),
 	};
 
 	if (argc > 1)
