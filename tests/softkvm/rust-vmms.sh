@@ -43,7 +43,7 @@ cases() {
 	cloud-hypervisor  smp4     4
 	cloud-hypervisor  seccomp  2  SECCOMP REFUSED
 	cloud-hypervisor  pause    2  PAUSE
-	cloud-hypervisor  snapshot 2  SNAPSHOT REFUSED
+	cloud-hypervisor  snapshot 2  SNAPSHOT
 	cloud-hypervisor  reboot   2  REBOOTS
 	END
 }
