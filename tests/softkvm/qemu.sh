@@ -32,6 +32,7 @@ cases() {
 	q35-qemu64     no   -M q35 -smp 2 -cpu qemu64
 	q35-vga        no   -M q35 -smp 1 -device VGA -display none
 	q35-devices    no   -M q35 -smp 2 -device qemu-xhci -device usb-kbd -device e1000e,netdev=net2 -netdev user,id=net2 -device virtio-rng-pci -device intel-hda -device i6300esb
+	q35-sandbox    yes  -M q35 -smp 2 SANDBOX
 	q35-nvme       no   -M q35 -smp 2 NVME
 	q35-vhost-user yes  -M q35 -smp 2 VHOSTUSER
 	q35-vu-split   no   -M q35,kernel-irqchip=split -smp 2 VHOSTUSER
@@ -107,6 +108,9 @@ boot() {
 		NVME) data=nvme; more=' belfry.disks=nvme0n1' ;;
 		VHOSTUSER) data=vhost-user; args+=(-object "memory-backend-memfd,id=mem,size=256M,share=on"
 				-numa "node,memdev=mem") ;;
+		SANDBOX) # as libvirt starts it; the command behind the network is denied, too
+			args+=(-sandbox "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+			more=' belfry.script=smp,disk' fetched='run disk' ;;
 		NOAPIC) more=' nolapic noapic belfry.script=disk,net' ;; # no local timers to count
 		*) args+=("$word") ;;
 		esac
@@ -134,7 +138,7 @@ boot() {
 
 failed=0
 run() {
-	local name=$1 t0=$EPOCHREALTIME status=0 how=ok
+	local name=$1 t0=$EPOCHREALTIME status=0 how=ok fetched="net-fetched $sum"
 	boot "$@" || status=$?
 	if [ -n "$daemon" ]; then
 		kill "$daemon"
@@ -145,7 +149,7 @@ run() {
 		how="FAILED: status $status"
 	elif ! grep -q '^belfry-guest: OK' "$work/out"; then
 		how='FAILED: no OK'
-	elif ! grep -q "^belfry-guest: net-fetched $sum" "$work/out" ||
+	elif ! grep -q "^belfry-guest: $fetched" "$work/out" ||
 	     [ "$(tr -d '\r' <"$work/out" | awk '/^belfry-guest: disk-wrote/ { print $NF }')" != \
 	       "$(sha256sum <"$work/data" | cut -d ' ' -f 1)" ]; then
 		how='FAILED: what went in did not come out'
