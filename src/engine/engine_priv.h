@@ -216,17 +216,11 @@ struct insn_slot;
 struct memo;
 struct cache;
 
-struct walk {
-	gpa_t gpa;
-	uint64_t page_size;
-	bool writable, user, global, nx, dirty;
-};
-
-/* Where a page that is not RAM was found by a walk: C needs it for each access, translated code has no use for it. */
+/* Where a walk found a page that no slot holds: C needs it for each access, translated code has no use for it. */
 struct device_page {
 	uint64_t tag;	/* gva >> 12, arithmetic */
 	uint64_t epoch; /* good as long as drop_epoch is the same */
-	struct walk walk;
+	gpa_t gpa;
 };
 
 struct engine_vcpu {
@@ -511,6 +505,11 @@ bool xcr0_valid(const struct engine_vcpu *v, uint64_t x);
 void xcr0_put(struct engine_vcpu *v, uint64_t x);
 
 /* mmu.c */
+struct walk {
+	gpa_t gpa;
+	uint64_t page_size;
+	bool writable, user, global, nx, dirty;
+};
 /* Walk. write/fetch/mode say what for; sets A and D. X_FAULT: v->exc is #PF. */
 int mmu_walk(struct engine_vcpu *v, uint64_t lin, bool write, bool fetch, enum tlb_mode mode,
 	     bool peek, struct walk *w);

@@ -207,23 +207,23 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 		return X_NEXT;
 	}
 	if (d->tag == tag && d->epoch == v->drop_epoch) {
-		w = d->walk;
-		w.gpa |= lin & 4095;
-	} else {
-		x = mmu_walk(v, lin, write, false, m, false, &w);
-		if (x)
-			return x;
+		*r = (struct pageref){ .gpa = d->gpa | (lin & 4095) };
+		return X_NEXT;
 	}
+	x = mmu_walk(v, lin, write, false, m, false, &w);
+	if (x)
+		return x;
 	r->gpa = w.gpa;
 	r->slot = slot_find(v, w.gpa);
 	r->host = NULL;
 	r->rom = NULL;
-	if (!r->slot || (write && (r->slot->flags & ENGINE_SLOT_RDONLY))) {
-		if (r->slot)
-			r->rom = slot_host(r->slot, w.gpa);
+	if (!r->slot) {
+		*d = (struct device_page){ .tag = tag, .epoch = v->drop_epoch, .gpa = w.gpa & PAGE_MASK_ };
+		return X_NEXT;
+	}
+	if (write && (r->slot->flags & ENGINE_SLOT_RDONLY)) {
+		r->rom = slot_host(r->slot, w.gpa);
 		r->slot = NULL;
-		w.gpa &= PAGE_MASK_;
-		*d = (struct device_page){ .tag = tag, .epoch = v->drop_epoch, .walk = w };
 		return X_NEXT;
 	}
 	r->host = slot_host(r->slot, w.gpa);
