@@ -132,13 +132,13 @@ void tracer_finish(struct tracer *t, const char *where, unsigned k)
 	tracer_await_round(t, where, k);
 }
 
-void passed_add(struct passed *w, uint64_t rip)
+void passed_add(struct passed *p, uint64_t rip)
 {
-	for (unsigned i = 0; i < w->n; i++)
-		if (w->rip[i] == rip)
+	for (unsigned i = 0; i < p->n; i++)
+		if (p->rip[i] == rip)
 			return;
-	assert_true(w->n < ARRAY_SIZE(w->rip));
-	w->rip[w->n++] = rip;
+	assert_true(p->n < ARRAY_SIZE(p->rip));
+	p->rip[p->n++] = rip;
 }
 
 /* Where it is: the child's code lies where ours does. */
@@ -185,6 +185,18 @@ void tracer_happen(struct tracer *t, enum event event)
 		sched_yield();
 }
 
+static void attach(struct tracer *t)
+{
+	if (ptrace(PTRACE_SEIZE, t->pid, NULL, NULL)) {
+		fprintf(stderr, "skip: ptrace: %s\n", strerror(errno));
+		tracer_end(t);
+		skip();
+	}
+	/* A round that began unseen would not end. */
+	atomic_store(&t->c.board->traced, true);
+	tracer_await_round(t, "begin", 0);
+}
+
 void tracer_start(struct tracer *t, bool led)
 {
 	struct sigaction sa = { .sa_handler = on_alarm };
@@ -203,18 +215,7 @@ void tracer_start(struct tracer *t, bool led)
 	assert_true(t->pid >= 0);
 	if (!t->pid)
 		steps_child(&t->c);
-}
-
-bool tracer_attach(struct tracer *t)
-{
-	if (ptrace(PTRACE_SEIZE, t->pid, NULL, NULL)) {
-		fprintf(stderr, "skip: ptrace: %s\n", strerror(errno));
-		return false;
-	}
-	/* A round that began unseen would not end. */
-	atomic_store(&t->c.board->traced, true);
-	tracer_await_round(t, "begin", 0);
-	return true;
+	attach(t);
 }
 
 void tracer_attach_partner(struct tracer *t)

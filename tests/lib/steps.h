@@ -75,9 +75,8 @@ struct tracer {
 
 /* Each ends the child and fails the test, with the place, if a minute does not bring what it waits for. */
 
+/* As far as the first round's begin, which knows nothing of the board yet. Skips the test if ptrace is not allowed. */
 void tracer_start(struct tracer *t, bool led);
-/* As far as the first round's begin, which knows nothing of the board yet. False: ptrace is not allowed. */
-bool tracer_attach(struct tracer *t);
 /* Trace the partner too. */
 void tracer_attach_partner(struct tracer *t);
 void tracer_end(struct tracer *t);
@@ -106,7 +105,7 @@ struct passed {
 	unsigned n;
 };
 
-void passed_add(struct passed *w, uint64_t rip);
+void passed_add(struct passed *p, uint64_t rip);
 
 enum place { IN_KVM, IN_GUEST, ASLEEP };
 

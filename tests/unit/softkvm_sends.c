@@ -159,10 +159,6 @@ static void sweep(enum event event)
 
 	way.n = 0;
 	tracer_start(&t, false);
-	if (!tracer_attach(&t)) {
-		tracer_end(&t);
-		skip();
-	}
 	tracer_attach_partner(&t);
 	t.c.board->event = event;
 	t.c.board->want = steps_wants[event];

@@ -650,36 +650,29 @@ static void test_no_nested_state(void **state)
 		{ KVM_STATE_NESTED_GIF_SET | KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_FORMAT_SVM, 8192 },
 		{ 0, KVM_STATE_NESTED_FORMAT_SVM, sizeof(struct kvm_nested_state) },
 	};
-	struct kvm_nested_state n = { .size = sizeof(n) - 1, .flags = 0xabcd }, got;
-	struct kvmapi *api;
-	struct bed bed;
-	struct vm vm;
-	struct vcpu v;
+	struct kvm_nested_state n = { .size = sizeof(n) - 1, .flags = 0xabcd }, other;
+	struct side s;
 
-	bed_create(&bed);
-	api = &bed.api;
-	new_vm(&bed, &vm);
-	new_vcpu(&bed, &vm, 0, &v);
-	assert_int_equal(api->ops->ioctl(api->ctx, bed.sys.fd, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE), sizeof(n));
-	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, (uintptr_t)&n), -E2BIG);
+	side_begin(&s, true);
+	side_add_vcpu(&s, 0, 0);
+	assert_int_equal(side_ioctl_val(&s, s.sys, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE), sizeof(n));
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_NESTED_STATE, &n), -E2BIG);
 	assert_int_equal(n.size, sizeof(n));
 	assert_int_equal(n.flags, 0xabcd);
 	n.size = 8192;
-	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, (uintptr_t)&n), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_NESTED_STATE, &n), 0);
 	assert_int_equal(n.size, sizeof(n));
 	assert_int_equal(n.flags, KVM_STATE_NESTED_GIF_SET);
-	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_SET_NESTED_STATE, (uintptr_t)&n), 0);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_NESTED_STATE, &n), 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
-		got = n;
-		got.flags = bad[i].flags;
-		got.format = bad[i].format;
-		got.size = bad[i].size;
-		assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_SET_NESTED_STATE, (uintptr_t)&got), -EINVAL);
+		other = n;
+		other.flags = bad[i].flags;
+		other.format = bad[i].format;
+		other.size = bad[i].size;
+		assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_SET_NESTED_STATE, &other), -EINVAL);
 	}
-	assert_int_equal(api->ops->ioctl(api->ctx, v.fd, KVM_GET_NESTED_STATE, 8), -EFAULT);
-	vcpu_close(&v);
-	vm_destroy(&vm);
-	bed_destroy(&bed);
+	assert_int_equal(side_ioctl(&s, s.vcpu[0], KVM_GET_NESTED_STATE, (void *)8), -EFAULT);
+	side_end(&s);
 }
 
 int main(int argc, char **argv)

@@ -69,9 +69,9 @@ static void expect_rate(struct side *s, unsigned i, uint32_t khz, uint32_t host_
 	assert_true(is - lo <= hi - lo);
 }
 
-static void wait_ms(unsigned ms)
+static void wait_us(unsigned us)
 {
-	for (uint64_t t = clock_ns(); clock_ns() - t < ms * 1000000ull;)
+	for (uint64_t t = clock_ns(); clock_ns() - t < us * 1000ull;)
 		;
 }
 
@@ -130,7 +130,7 @@ static void the_rate_is_that_of_the_clock(void **state)
 		t[0] = clock_ns();
 		a = get_msr(&s, 0, MSR_TSC);
 		t[1] = clock_ns();
-		wait_ms(20);
+		wait_us(20000);
 		t[2] = clock_ns();
 		b = get_msr(&s, 0, MSR_TSC);
 		t[3] = clock_ns();
@@ -152,7 +152,7 @@ static void counters_of_a_rate_stay_in_step(void **state)
 	host = (uint32_t)side_ioctl_val(&s, s.vm, KVM_GET_TSC_KHZ, 0);
 	assert_int_equal(side_ioctl_val(&s, s.vm, KVM_SET_TSC_KHZ, second / 1000), 0);
 	side_add_vcpu(&s, 0, 0);
-	wait_ms(2);
+	wait_us(2000);
 	side_add_vcpu(&s, 1, 1);
 	assert_true(offset_of(&s, 0) == offset_of(&s, 1));
 	/*
@@ -163,7 +163,7 @@ static void counters_of_a_rate_stay_in_step(void **state)
 		began = clock_ns();
 		tsc = get_msr(&s, 0, MSR_TSC) + 100 * second;
 		set_msr(&s, 0, MSR_TSC, tsc);
-		wait_ms(20);
+		wait_us(20000);
 		set_msr(&s, 1, MSR_TSC, tsc + second / 2);
 	} while (clock_ns() - began > NSEC_PER_SEC);
 	assert_true(offset_of(&s, 0) == offset_of(&s, 1));
@@ -342,7 +342,7 @@ static void kvmclock_goes_as_ever(void **state)
 		assert_int_equal(set_khz(&s, 0, rates[i]), 0);
 		LOAD(&s, 2, 0xec, 0xeb, 0xfd);
 		assert_int_equal(run_once(&s), 0);
-		wait_ms(20);
+		wait_us(20000);
 		a = clock_of(&s);
 		tsc = get_msr(&s, 0, MSR_TSC);
 		b = clock_of(&s);
@@ -355,8 +355,7 @@ static void kvmclock_goes_as_ever(void **state)
 
 static void held_up(int sig)
 {
-	for (uint64_t t = clock_ns(); clock_ns() - t < 200000;)
-		;
+	wait_us(200);
 }
 
 /* Whatever comes between: a thread that is held up reads no clock earlier than another. */
