@@ -113,8 +113,14 @@ enum { TLB_R, TLB_W };
 #define RECENT_NONE (1ull << 63) /* not canonical, on the host neither */
 #define JC_SIZE	   65536u
 
+/* The page of a linear address: its number, sign-extended. */
+static inline uint64_t page_tag(uint64_t lin)
+{
+	return (uint64_t)((int64_t)lin >> 12);
+}
+
 struct tlb_entry {
-	uint64_t tag;	 /* gva >> 12, arithmetic */
+	uint64_t tag;	 /* page_tag() */
 	uint64_t addend; /* host address - gva */
 };
 
@@ -218,7 +224,7 @@ struct cache;
 
 /* Where a walk found a page that no slot holds: C needs it for each access, translated code has no use for it. */
 struct device_page {
-	uint64_t tag;	/* gva >> 12, arithmetic */
+	uint64_t tag;	/* page_tag() */
 	uint64_t epoch; /* good as long as drop_epoch is the same */
 	gpa_t gpa;
 };

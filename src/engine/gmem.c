@@ -262,7 +262,7 @@ static uint8_t *direct(const struct engine_vcpu *v, uint64_t lin, unsigned int n
 {
 	const struct tlb_entry *t = &v->tlb[mode][w][(lin >> 12) & (TLB_WAY - 1)];
 
-	return t->tag == (uint64_t)((int64_t)lin >> 12) && (lin & 4095) + n <= 4096 ?
+	return t->tag == page_tag(lin) && (lin & 4095) + n <= 4096 ?
 		       (uint8_t *)(lin + t->addend) : NULL;
 }
 

@@ -131,7 +131,7 @@ void pcid_forget(struct engine_vcpu *v, unsigned int pcid)
 void pcid_forget_page(struct engine_vcpu *v, unsigned int pcid, uint64_t lin)
 {
 	struct tlb_saved *s = saved_find(v, pcid);
-	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	uint64_t tag = page_tag(lin);
 
 	if (!s)
 		return;

@@ -112,7 +112,7 @@ bool tlb_in_large(const struct engine_vcpu *v, uint64_t lin)
 
 void tlb_flush_page(struct engine_vcpu *v, uint64_t lin)
 {
-	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	uint64_t tag = page_tag(lin);
 	unsigned int k = (unsigned int)tag & (ITLB_SIZE - 1);
 
 	recent_forget(v);
@@ -184,7 +184,7 @@ static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin,
 	private_set(v, ((unsigned int)m * 2 + (unsigned int)w) * TLB_SIZE + i, wk->global);
 	if (w == TLB_W)
 		v->write_modes |= 1u << m;
-	v->tlb[m][w][i].tag = (uint64_t)((int64_t)lin >> 12);
+	v->tlb[m][w][i].tag = page_tag(lin);
 	v->tlb[m][w][i].addend = (uint64_t)host - (lin & PAGE_MASK_);
 	if (wk->page_size > 4096)
 		large_note(v, lin, wk->page_size);
@@ -194,9 +194,10 @@ static void tlb_set(struct engine_vcpu *v, enum tlb_mode m, int w, uint64_t lin,
 int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, unsigned int cls,
 		   struct pageref *r)
 {
-	struct tlb_entry *t = &v->tlb[m][write ? TLB_W : TLB_R][tlb_index(lin, cls)];
-	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
-	struct device_page *d = &v->device[m][write ? TLB_W : TLB_R][tag % DEVICE_PAGES];
+	int rw = write ? TLB_W : TLB_R;
+	uint64_t tag = page_tag(lin);
+	struct tlb_entry *t = &v->tlb[m][rw][tlb_index(lin, cls)];
+	struct device_page *d = &v->device[m][rw][tag % DEVICE_PAGES];
 	struct walk w;
 	int x;
 
@@ -213,10 +214,7 @@ int page_get_class(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mod
 	x = mmu_walk(v, lin, write, false, m, false, &w);
 	if (x)
 		return x;
-	r->gpa = w.gpa;
-	r->slot = slot_find(v, w.gpa);
-	r->host = NULL;
-	r->rom = NULL;
+	*r = (struct pageref){ .gpa = w.gpa, .slot = slot_find(v, w.gpa) };
 	if (!r->slot) {
 		*d = (struct device_page){ .tag = tag, .epoch = v->drop_epoch, .gpa = w.gpa & PAGE_MASK_ };
 		return X_NEXT;
@@ -251,7 +249,7 @@ int page_get(struct engine_vcpu *v, uint64_t lin, bool write, enum tlb_mode m, s
 struct itlb_entry *itlb_get(struct engine_vcpu *v, uint64_t lin)
 {
 	enum tlb_mode m = data_mode(v);
-	uint64_t tag = (uint64_t)((int64_t)lin >> 12);
+	uint64_t tag = page_tag(lin);
 	unsigned int i = (unsigned int)tag & (ITLB_SIZE - 1);
 	struct itlb_entry *e = &v->itlb[m][i];
 	struct slot *s;
@@ -309,7 +307,7 @@ void *tlb_miss(struct engine_vcpu *v, uint64_t lin, uint32_t site)
 	ok = (lin & 4095) + s->size <= 4096 && is_canonical(lin) && (!s->ahead || unseen(v, lin, s)) &&
 	     !(s->write && must_leave(v)) &&
 	     page_get_class(v, lin, s->write, s->mode, s->cls, &r) == X_NEXT &&
-	     t->tag == (uint64_t)((int64_t)lin >> 12);
+	     t->tag == page_tag(lin);
 	v->miss_site = 0;
 	if (ok)
 		return cache_rx(v->cache, s->retry);
